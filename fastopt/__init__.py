@@ -1,0 +1,26 @@
+"""fastopt: fused neural-network optimizers and learning-rate schedules for the CPU, over NumPy memory."""
+
+from . import functional, lr_scheduler, optimizers, reference, schedules
+from ._version import __version__
+from .config import show_config
+from .kernels.threads import (
+    get_flush_subnormals,
+    get_num_threads,
+    set_flush_subnormals,
+    set_num_threads,
+)
+from .optimizers import *  # noqa: F403
+
+__all__ = [
+    *optimizers.__all__,
+    "__version__",
+    "functional",
+    "get_flush_subnormals",
+    "get_num_threads",
+    "lr_scheduler",
+    "reference",
+    "schedules",
+    "set_flush_subnormals",
+    "set_num_threads",
+    "show_config",
+]

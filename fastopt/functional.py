@@ -1,0 +1,132 @@
+"""The rules without an Optimizer: arrays in, arrays updated in place, no object and no hidden state.
+
+There is one function for each method, under its lower-case name: `sgd`, `adagrad`, `rmsprop`, `adam`, `adamw`.
+All are called alike, with one array or a list of arrays for each of params, grads and the state::
+
+    adamw(params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs=None, *, step, lr=1e-3, ..., num_threads=None)
+
+>>> import numpy as np
+>>> from fastopt import functional
+>>> w, m, v = np.array([1.0, 2.0]), np.zeros(2), np.zeros(2)
+>>> functional.adam(w, np.array([1.0, -3.0]), m, v, step=1, lr=0.1)
+>>> w.round(6)
+array([0.9, 2.1])
+"""
+
+import inspect
+
+import numpy as np
+
+from . import optimizers
+from .kernels import threads
+from .kernels.arrays import as_array
+from .kernels.plan import Plan, check_overlap
+from .optimizers.base import Optimizer
+
+DOCUMENTATION = """Makes step number `step` of {name}: updates `params` and the state in place.
+
+    Args:
+        params: one array or a list: writable C-contiguous float32 or float64.
+        grads: likewise, of the same shapes, only read; None in a list skips that parameter.
+        {slots}: the state, of the shapes and dtypes of `params`; {initial} before the
+            first step. None for what the options do not need.
+        step: the number of this step, from 1.
+        num_threads: at most this many threads; None is `fastopt.get_num_threads()`.
+        {hyperparameters}: see `fastopt.{name}`, which has the update in math.
+
+    Raises:
+        TypeError, ValueError: an argument is not as said above; nothing was changed.
+    """
+
+
+def door(method):
+    """The function of one method."""
+    own = inspect.signature(method.__init__).parameters
+    defaults = {name: own[name].default for name in method.hyperparameters if name in own} | method.fixed
+    plurals = [f"{slot}s" for slot in method.state_slots]
+    checks = method.hyperparameters
+
+    def function(params, grads, *states, step, num_threads=None, **given):
+        named = {name: given.pop(name) for name in plurals if name in given}
+        unknown = [name for name in given if name not in defaults or name in method.fixed]
+        if unknown:
+            raise TypeError(f"{method.__name__.lower()}() has no argument {unknown[0]!r}; it has {signature}")
+        if len(states) > len(plurals) or any(name in named for name in plurals[: len(states)]):
+            raise TypeError(f"{method.__name__.lower()}() takes its state as {', '.join(plurals)}, each once")
+        columns = dict(zip(plurals, states, strict=False)) | named
+        settings = {name: check(name, given.get(name, defaults[name])) for name, check in checks.items()}
+        method.check_settings(settings)
+        if isinstance(step, bool) or not isinstance(step, (int, np.integer)) or step < 1:
+            raise ValueError(f"step must be an integer of at least 1, got {step!r}")
+        if num_threads is not None:
+            num_threads = threads.check(num_threads, "num_threads")
+        needed = method.slots(settings)
+        params = listed(params, "params")
+        grads = listed(grads, "grads")
+        rows = []
+        for slot, plural in zip(method.state_slots, plurals, strict=True):
+            column = columns.get(plural)
+            if slot not in needed:
+                rows.append([None] * len(params))
+            elif column is None:
+                raise TypeError(f"{method.__name__.lower()}() needs {plural} with these options")
+            else:
+                column = listed(column, plural)
+                if len(column) != len(params):
+                    raise ValueError(f"{plural} must have {len(params)} arrays, as params, got {len(column)}")
+                rows.append([as_array(array, f"{plural}[{i}]") for i, array in enumerate(column)])
+        params = [as_array(param, f"params[{i}]") for i, param in enumerate(params)]
+        plan = Plan(method.rule)
+        plan.extend(params, [None] * len(params), 0)
+        held = [(f"params[{i}]", param) for i, param in enumerate(params)]
+        held += [(f"{plural}[{i}]", array) for plural, row in zip(plurals, rows, strict=True)
+                 for i, array in enumerate(row) if array is not None]
+        check_overlap([array for _, array in held], [name for name, _ in held])
+        for i, row in enumerate(zip(*rows, strict=True)):
+            plan.set_state(i, row)
+            plan.set_step(i, step - 1)
+        cohorts = plan.begin(grads)
+        plan.run(
+            [(-1.0 if settings["maximize"] else 1.0, method.coupled_decay(settings),
+              method.coefficients(settings, number)) for _, number in cohorts],
+            num_threads,
+        )
+
+    positional, keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    always = method.slots({name: defaults[name] for name in checks})
+    signature = inspect.Signature(
+        [inspect.Parameter("params", positional), inspect.Parameter("grads", positional)]
+        + [inspect.Parameter(plural, positional, default=inspect.Parameter.empty if slot in always else None)
+           for slot, plural in zip(method.state_slots, plurals, strict=True)]
+        + [inspect.Parameter("step", keyword)]
+        + [inspect.Parameter(name, keyword, default=value)
+           for name, value in defaults.items() if name not in method.fixed]
+        + [inspect.Parameter("num_threads", keyword, default=None)]
+    )
+    function.__name__ = function.__qualname__ = method.__name__.lower()
+    function.__module__ = __name__
+    function.__signature__ = signature
+    function.__doc__ = DOCUMENTATION.format(
+        name=method.__name__,
+        slots=", ".join(plurals),
+        initial="`initial_accumulator_value`" if "initial_accumulator_value" in defaults else "zeros",
+        hyperparameters=", ".join(name for name in defaults if name not in method.fixed),
+    )
+    return function
+
+
+def listed(given, name):
+    if isinstance(given, np.ndarray):
+        return [given]
+    if isinstance(given, (list, tuple)):
+        return list(given)
+    return [as_array(given, name, scalar=name == "grads")]
+
+
+DOORS = {
+    name.lower(): door(method)
+    for name, method in vars(optimizers).items()
+    if isinstance(method, type) and issubclass(method, Optimizer) and method is not Optimizer
+}
+globals().update(DOORS)
+__all__ = list(DOORS)

@@ -1,0 +1,2 @@
+# cython: cdivision=True, infer_types=True, boundscheck=False, wraparound=False
+include "rules.pxi"

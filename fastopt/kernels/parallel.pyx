@@ -1,0 +1,54 @@
+# cython: cdivision=True, boundscheck=False, wraparound=False
+"""The only module linked to OpenMP; imported at the first threaded step."""
+
+from cython.parallel cimport parallel, threadid
+
+from .plan cimport Walk, walk
+
+import os
+
+cdef extern from "omp.h" nogil:
+    """
+    #if defined(_OPENMP) && _OPENMP >= 201811
+      #define fastopt_pause() omp_pause_resource_all(omp_pause_soft)
+    #else
+      #define fastopt_pause() 1
+    #endif
+    """
+    int omp_get_max_threads()
+    int omp_get_num_procs()
+    int omp_get_num_threads()
+    int fastopt_pause()
+
+
+def limit():
+    """Threads that OpenMP would use now, and the CPUs that this process may run on."""
+    return min(omp_get_max_threads(), omp_get_num_procs())
+
+
+def run(size_t address, Py_ssize_t parts):
+    """Walks the plan at `address` with a team of `parts` threads."""
+    cdef Walk *w = <Walk*>address
+    with nogil, parallel(num_threads=parts):
+        walk(w, threadid(), omp_get_num_threads())
+
+
+# A child forked while the team sleeps would wait for threads it does not have: let them go before a fork.
+# Where the runtime cannot, the child steps serially.
+cdef bint paused = True
+
+
+def _before_fork():
+    global paused
+    paused = fastopt_pause() == 0
+
+
+def _after_fork_in_child():
+    from . import threads
+
+    if not paused:
+        threads.serial = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)

@@ -1,0 +1,563 @@
+# cython: cdivision=True, boundscheck=False, wraparound=False, initializedcheck=False
+"""Plan: pointer tables of everything an optimizer steps, their checks, and the walk over blocks."""
+
+cimport cython
+cimport numpy as cnp
+from cpython.mem cimport PyMem_Free, PyMem_Realloc
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.string cimport memset
+
+from . import simd, threads
+from .arrays import as_array
+
+cnp.import_array()
+
+cdef extern from *:
+    """
+    #if defined(__SSE2__) || defined(_M_X64)
+      #include <xmmintrin.h>
+      typedef unsigned int fastopt_mode;
+      static fastopt_mode fastopt_flush_on(void) {
+        fastopt_mode mode = _mm_getcsr();
+        _mm_setcsr(mode | 0x8040);                     /* flush to zero, denormals are zero */
+        return mode;
+      }
+      static void fastopt_flush_restore(fastopt_mode mode) {
+        /* keep the exception flags that the step raised: only the two switches go back */
+        _mm_setcsr((_mm_getcsr() & ~0x8040u) | (mode & 0x8040u));
+      }
+    #elif defined(__aarch64__)
+      typedef unsigned long long fastopt_mode;
+      static fastopt_mode fastopt_flush_on(void) {
+        fastopt_mode mode;
+        __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+        __asm__ volatile("msr fpcr, %0" : : "r"(mode | (1ULL << 24)));
+        return mode;
+      }
+      static void fastopt_flush_restore(fastopt_mode mode) {
+        __asm__ volatile("msr fpcr, %0" : : "r"(mode));
+      }
+    #else
+      typedef int fastopt_mode;
+      static fastopt_mode fastopt_flush_on(void) { return 0; }
+      static void fastopt_flush_restore(fastopt_mode mode) { (void)mode; }
+    #endif
+    """
+    ctypedef unsigned long long fastopt_mode
+    fastopt_mode fastopt_flush_on() noexcept nogil
+    void fastopt_flush_restore(fastopt_mode mode) noexcept nogil
+
+cdef enum:
+    BLOCK = 2048          # elements: the block's rows and the scratch stay in a 48 KB L1
+    ITEM_WORK = 32        # what an item costs beside its elements, in elements
+    HOLD_GIL = 8192       # a step of fewer elements ends sooner than a GIL hand-over pays
+
+
+# ---- the walk ----------------------------------------------------------------------------------
+
+cdef inline Py_ssize_t cut(const Item *item, Py_ssize_t work) noexcept nogil:
+    """The first element of `item` at or after `work`: 0, a multiple of BLOCK, or its size."""
+    cdef Py_ssize_t into = work - item.start
+    if into <= 0:
+        return 0
+    if into >= item.size:
+        return item.size
+    return into - into % BLOCK
+
+
+cdef void walk(const Walk *w, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    """Steps share `part` of `parts` of the plan's work, block by block.
+
+    The blocks are the same for any number of parts; they are cut at parameter ends.
+    """
+    cdef double scratch[BLOCK]
+    cdef const Item *item
+    cdef const Gradient *gradient
+    cdef const Cohort *cohort
+    cdef const void *c
+    cdef const void *prepare_c
+    cdef prepare_t prepare
+    cdef rule_t rule
+    cdef char *h
+    cdef char *p
+    cdef fastopt_mode mode = 0
+    cdef Py_ssize_t low = 0, high = w.count, middle, lo, hi, n, at, k
+    cdef Py_ssize_t begin = w.work // parts * part + w.work % parts * part // parts
+    cdef Py_ssize_t end = w.work // parts * (part + 1) + w.work % parts * (part + 1) // parts
+
+    while low < high:                    # the last item that starts at or before `begin`
+        middle = (low + high) // 2
+        if w.items[middle].start <= begin:
+            low = middle + 1
+        else:
+            high = middle
+    k = low - 1 if low > 0 else 0
+
+    if w.flush:
+        mode = fastopt_flush_on()
+    while k < w.count and w.items[k].start < end:
+        item = &w.items[k]
+        gradient = &w.gradients[k]
+        k += 1
+        if gradient.width == 0:
+            continue
+        lo = cut(item, begin)
+        hi = cut(item, end)
+        cohort = &w.cohorts[item.cohort]
+        rule = w.rule[item.width == 8]
+        c = <const void*>cohort.rule.f64 if item.width == 8 else <const void*>cohort.rule.f32
+        prepare = NULL
+        prepare_c = NULL
+        if cohort.prepared or gradient.width != item.width:
+            prepare = w.prepare[item.width == 8][gradient.width == 8]
+            prepare_c = <const void*>cohort.prepare.f64 if item.width == 8 else <const void*>cohort.prepare.f32
+        while lo < hi:
+            n = hi - lo if hi - lo < BLOCK else BLOCK
+            at = lo * item.width
+            p = item.param + at
+            h = gradient.data + lo * gradient.width
+            if prepare != NULL:
+                prepare(scratch, h, p, n, prepare_c)
+                h = <char*>scratch
+            rule(p, h,
+                 item.state[0] + at if item.state[0] != NULL else NULL,
+                 item.state[1] + at if item.state[1] != NULL else NULL,
+                 item.state[2] + at if item.state[2] != NULL else NULL,
+                 item.state[3] + at if item.state[3] != NULL else NULL,
+                 n, c)
+            lo += n
+    if w.flush:
+        fastopt_flush_restore(mode)
+
+
+# ---- the plan ----------------------------------------------------------------------------------
+
+cdef void fill(Scalars *scalars, object values) except *:
+    cdef Py_ssize_t i = 0
+    cdef double x
+    for value in values:
+        x = value
+        scalars.f64[i] = x
+        scalars.f32[i] = <float>x
+        i += 1
+
+
+@cython.final
+cdef class Plan:
+    """Pointer tables of the parameters, gradients and states that one rule steps.
+
+    The arrays are held for as long as the plan lives. A method that raises leaves the plan as it was.
+
+    One step is `acquire()`, `cohorts = begin(gradients)`, `run(coefficients)`, and always `release()`.
+    """
+
+    cdef Walk walk
+    cdef Gradient *bound           # what bind() was given, kept until the next bind()
+    cdef Gradient *fresh           # what begin() was given, for one step
+    cdef Py_ssize_t room_items
+    cdef Py_ssize_t room_cohorts
+    cdef Py_ssize_t cohort_count
+    cdef Py_ssize_t elements       # elements of the parameters that take part in this step
+    cdef bint busy
+    cdef readonly bint has_bound
+    cdef Py_ssize_t unready        # items without state
+    cdef readonly list params
+    cdef readonly list names
+    cdef list states               # per item: a list of arrays or None
+    cdef readonly list bound_gradients
+    cdef list converted            # keeps this step's converted gradients alive
+    cdef readonly str rule
+    cdef readonly str level
+
+    def __cinit__(self, str rule not None, level=None):
+        self.level = level or simd.level()
+        table = simd.table(self.level)
+        if rule not in table.RULES:
+            raise ValueError(f"rule must be one of {sorted(table.RULES)}, got {rule!r}")
+        self.rule = rule
+        self.params = []
+        self.names = []
+        self.states = []
+        self.bound_gradients = []
+        f32, f64 = table.RULES[rule]
+        self.walk.rule[0] = <rule_t>PyCapsule_GetPointer(f32, "fastopt.rule")
+        self.walk.rule[1] = <rule_t>PyCapsule_GetPointer(f64, "fastopt.rule")
+        for (p, g), address in table.PREPARE.items():
+            self.walk.prepare[p == 8][g == 8] = <prepare_t>PyCapsule_GetPointer(address, "fastopt.rule")
+
+    def __dealloc__(self):
+        PyMem_Free(self.walk.items)
+        PyMem_Free(self.walk.cohorts)
+        PyMem_Free(self.bound)
+        PyMem_Free(self.fresh)
+
+    def __len__(self):
+        return self.walk.count
+
+    # ---- parameters and state
+
+    def check_idle(self):
+        """Raises RuntimeError while a step is being made."""
+        if self.busy:
+            raise RuntimeError(
+                "this optimizer is in use: a step is being made by another thread or by a function that "
+                "this step called; give each thread an optimizer of its own"
+            )
+
+    cdef int reserve(self, Py_ssize_t count) except -1:
+        cdef Py_ssize_t room = max(count, 2 * self.room_items)
+        cdef void *memory
+        if count <= self.room_items:
+            return 0
+        memory = PyMem_Realloc(self.walk.items, room * sizeof(Item))
+        if memory == NULL:
+            raise MemoryError()
+        self.walk.items = <Item*>memory
+        memory = PyMem_Realloc(self.bound, room * sizeof(Gradient))
+        if memory == NULL:
+            raise MemoryError()
+        self.bound = <Gradient*>memory
+        memory = PyMem_Realloc(self.fresh, room * sizeof(Gradient))
+        if memory == NULL:
+            raise MemoryError()
+        self.fresh = <Gradient*>memory
+        self.room_items = room
+        return 0
+
+    def label(self, Py_ssize_t i):
+        """How error messages call parameter `i`."""
+        return called(i, self.names[i])
+
+    def extend(self, params, names, int group):
+        """Adds the parameters of a group: writable C-contiguous float32 or float64 arrays."""
+        cdef Py_ssize_t first = self.walk.count, i
+        self.check_idle()
+        params = list(params)
+        names = list(names)
+        for i, (param, name) in enumerate(zip(params, names, strict=True), first):
+            check_parameter(param, called(i, name))
+        check_overlap(
+            self.params + params, [called(i, name) for i, name in enumerate(self.names + names)]
+        )
+        self.reserve(first + len(params))
+        self.params += params
+        self.names += names
+        self.states += [None] * len(params)
+        for i in range(first, len(self.params)):
+            memset(&self.walk.items[i], 0, sizeof(Item))
+            self.walk.items[i].group = group
+            self.point(i, self.params[i])
+            self.bound[i].data = NULL
+            self.bound[i].width = 0
+            self.bound_gradients.append(None)
+        self.walk.count = len(self.params)
+        self.unready += len(params)
+        self.measure()
+
+    cdef point(self, Py_ssize_t i, cnp.ndarray param):
+        self.walk.items[i].param = cnp.PyArray_BYTES(param)
+        self.walk.items[i].size = cnp.PyArray_SIZE(param)
+        self.walk.items[i].width = cnp.PyArray_ITEMSIZE(param)
+
+    cdef measure(self):
+        cdef Py_ssize_t i
+        self.walk.work = 0
+        for i in range(self.walk.count):
+            self.walk.items[i].start = self.walk.work
+            self.walk.work += self.walk.items[i].size + ITEM_WORK
+
+    def rebind(self, params):
+        """Points the plan at other arrays of the same shapes and dtypes."""
+        cdef Py_ssize_t i
+        self.check_idle()
+        params = list(params)
+        if len(params) != self.walk.count:
+            raise ValueError(f"params must have {self.walk.count} arrays, got {len(params)}")
+        for i in range(self.walk.count):
+            check_parameter(params[i], self.label(i))
+            old, new = self.params[i], params[i]
+            if new.shape != old.shape or new.dtype != old.dtype:
+                raise ValueError(
+                    f"{self.label(i)} must have shape {old.shape} and dtype {old.dtype}, "
+                    f"got {new.shape} and {new.dtype}"
+                )
+        check_overlap(params, [self.label(i) for i in range(self.walk.count)])
+        self.params[:] = params
+        for i in range(self.walk.count):
+            self.point(i, params[i])
+
+    def set_state(self, Py_ssize_t i, states):
+        """Gives parameter `i` its state arrays, in the order of the slots, None for a slot without one."""
+        cdef Py_ssize_t k
+        if not 0 <= i < self.walk.count:
+            raise IndexError(f"parameter index {i} out of range")
+        states = list(states)
+        if len(states) > STATES:
+            raise ValueError(f"a rule has at most {STATES} state arrays, got {len(states)}")
+        for array in states:
+            if array is not None:
+                check_state(array, self.params[i], self.label(i))
+        states += [None] * (STATES - len(states))
+        self.states[i] = states
+        for k in range(STATES):
+            self.walk.items[i].state[k] = NULL if states[k] is None else cnp.PyArray_BYTES(states[k])
+        self.unready -= not self.walk.items[i].ready
+        self.walk.items[i].ready = True
+
+    def drop_state(self, Py_ssize_t i):
+        """Forgets the state of parameter `i`: it is made anew at its next gradient."""
+        if not 0 <= i < self.walk.count:
+            raise IndexError(f"parameter index {i} out of range")
+        self.states[i] = None
+        memset(self.walk.items[i].state, 0, sizeof(self.walk.items[i].state))
+        self.unready += self.walk.items[i].ready
+        self.walk.items[i].ready = False
+        self.walk.items[i].step = 0
+
+    def has_state(self, Py_ssize_t i):
+        """Whether parameter `i` has been given its state arrays."""
+        return self.states[i] is not None
+
+    def group(self, Py_ssize_t i):
+        """The group of parameter `i`."""
+        if not 0 <= i < self.walk.count:
+            raise IndexError(f"parameter index {i} out of range")
+        return self.walk.items[i].group
+
+    def get_step(self, Py_ssize_t i):
+        """How many steps parameter `i` has made."""
+        if not 0 <= i < self.walk.count:
+            raise IndexError(f"parameter index {i} out of range")
+        return self.walk.items[i].step
+
+    def set_step(self, Py_ssize_t i, long long step):
+        """Sets how many steps parameter `i` has made."""
+        if not 0 <= i < self.walk.count:
+            raise IndexError(f"parameter index {i} out of range")
+        if step < 0:
+            raise ValueError(f"step must be at least 0, got {step}")
+        self.walk.items[i].step = step
+
+    # ---- gradients
+
+    cdef inline int take(self, Py_ssize_t i, object given, Gradient *out) except -1:
+        """Checks one gradient against its parameter and writes its pointer and width."""
+        cdef cnp.ndarray gradient
+        cdef cnp.ndarray param = <cnp.ndarray>self.params[i]
+        cdef Item *item = &self.walk.items[i]
+        cdef int k, kind
+        cdef char *data
+        if given is None:
+            out.data = NULL
+            out.width = 0
+            return 0
+        if not cnp.PyArray_Check(given):
+            given = as_array(given, f"gradient of {self.label(i)}", scalar=True)
+            self.converted.append(given)
+        gradient = <cnp.ndarray>given
+        kind = cnp.PyArray_TYPE(gradient)
+        if kind != cnp.NPY_FLOAT32 and kind != cnp.NPY_FLOAT64:
+            raise TypeError(
+                f"gradient of {self.label(i)} must be float32 or float64, got {gradient.dtype}"
+            )
+        if cnp.PyArray_NDIM(gradient) != cnp.PyArray_NDIM(param):
+            self.wrong_shape(i, gradient)
+        for k in range(cnp.PyArray_NDIM(param)):
+            if cnp.PyArray_DIMS(gradient)[k] != cnp.PyArray_DIMS(param)[k]:
+                self.wrong_shape(i, gradient)
+        if not cnp.PyArray_ISCARRAY_RO(gradient):
+            raise ValueError(
+                f"gradient of {self.label(i)} must be C-contiguous, aligned and in native byte order; "
+                f"pass numpy.ascontiguousarray(gradient)"
+            )
+        data = cnp.PyArray_BYTES(gradient)
+        out.width = 4 if kind == cnp.NPY_FLOAT32 else 8
+        if data < item.param + item.size * item.width and item.param < data + item.size * out.width:
+            raise ValueError(f"gradient of {self.label(i)} shares memory with its parameter")
+        out.data = data
+        return 0
+
+    cdef wrong_shape(self, Py_ssize_t i, cnp.ndarray gradient):
+        raise ValueError(
+            f"gradient of {self.label(i)} must have shape {self.params[i].shape}, got {(<object>gradient).shape}"
+        )
+
+    cdef int take_all(self, list gradients, Gradient *table) except -1:
+        cdef Py_ssize_t i
+        if len(gradients) != self.walk.count:
+            raise ValueError(
+                f"grads must have one entry for each of the {self.walk.count} parameters "
+                f"(None skips one), got {len(gradients)}"
+            )
+        for i in range(self.walk.count):
+            self.take(i, <object>gradients[i], &table[i])
+        return 0
+
+    def bind(self, list gradients not None):
+        """Keeps these gradients for every begin(None) from now on; None in the list skips a parameter."""
+        cdef Py_ssize_t i
+        self.check_idle()
+        self.converted = []
+        arrays = [None if gradient is None else as_array(gradient, "a gradient") for gradient in gradients]
+        self.take_all(arrays, self.fresh)
+        for i in range(self.walk.count):
+            self.bound[i] = self.fresh[i]
+        self.bound_gradients[:] = arrays
+        self.has_bound = True
+
+    def unbind(self):
+        """Forgets the gradients that bind() was given."""
+        self.check_idle()
+        self.bound_gradients[:] = [None] * self.walk.count
+        for i in range(self.walk.count):
+            self.bound[i].data = NULL
+            self.bound[i].width = 0
+        self.has_bound = False
+
+    # ---- one step
+
+    def acquire(self):
+        """Takes the plan for one step, until release(). Raises RuntimeError if another step has it."""
+        self.check_idle()
+        self.busy = True
+
+    def release(self):
+        """Gives the plan back after acquire()."""
+        self.busy = False
+        self.converted = None
+
+    def begin(self, list gradients):
+        """Checks what a step will touch.
+
+        Returns the cohorts of the step, as (group, number of this step) pairs, to be answered in the same
+        order by run(). With None the bound gradients are used.
+        """
+        cdef Py_ssize_t i, k
+        cdef Item *item
+        cdef cnp.ndarray param
+        if gradients is not None:
+            self.converted = []
+            self.take_all(gradients, self.fresh)
+            self.walk.gradients = self.fresh
+        elif self.has_bound:
+            self.walk.gradients = self.bound
+        else:
+            raise ValueError("step() needs grads: none were given and none are bound (see bind_grads)")
+        self.cohort_count = 0
+        self.elements = 0
+        for i in range(self.walk.count):
+            if self.walk.gradients[i].width == 0:
+                continue
+            item = &self.walk.items[i]
+            param = <cnp.ndarray>self.params[i]
+            if (cnp.PyArray_BYTES(param) != item.param or not cnp.PyArray_ISCARRAY(param)
+                    or cnp.PyArray_SIZE(param) != item.size):
+                self.changed_parameter(i, param)
+            self.elements += item.size
+            # cohorts are few and items come group by group: the last one nearly always fits
+            k = self.cohort_count - 1
+            while k >= 0 and (self.walk.cohorts[k].group != item.group or self.walk.cohorts[k].step != item.step + 1):
+                k -= 1
+            if k < 0:
+                k = self.new_cohort(item)
+            item.cohort = <int>k
+        return [(self.walk.cohorts[k].group, self.walk.cohorts[k].step) for k in range(self.cohort_count)]
+
+    cdef changed_parameter(self, Py_ssize_t i, cnp.ndarray param):
+        if not cnp.PyArray_ISWRITEABLE(param):
+            raise ValueError(f"{self.label(i)} is read-only")
+        raise ValueError(f"the memory of {self.label(i)} has moved since it was given; call rebind(params)")
+
+    cdef Py_ssize_t new_cohort(self, Item *item) except -1:
+        cdef Py_ssize_t room = 2 * self.room_cohorts + 4
+        cdef void *memory
+        cdef Cohort *cohort
+        if self.cohort_count == self.room_cohorts:
+            memory = PyMem_Realloc(self.walk.cohorts, room * sizeof(Cohort))
+            if memory == NULL:
+                raise MemoryError()
+            self.walk.cohorts = <Cohort*>memory
+            self.room_cohorts = room
+        cohort = &self.walk.cohorts[self.cohort_count]
+        cohort.group = item.group
+        cohort.step = item.step + 1
+        self.cohort_count += 1
+        return self.cohort_count - 1
+
+    def missing(self):
+        """The parameters that take part in this step and have no state yet."""
+        if self.unready == 0:
+            return ()
+        return [i for i in range(self.walk.count)
+                if self.walk.gradients[i].width != 0 and not self.walk.items[i].ready]
+
+    def run(self, list coefficients not None, num_threads=None):
+        """Makes the step. `coefficients` has for each cohort of begin(): (scale, coupled decay, rule's scalars)."""
+        cdef Py_ssize_t i, k, parts
+        cdef Cohort *cohort
+        if len(coefficients) != self.cohort_count:
+            raise RuntimeError("run() answers the cohorts of begin()")
+        for k in range(self.cohort_count):
+            scale, decay, scalars = coefficients[k]
+            if len(scalars) > COEFFICIENTS:
+                raise ValueError(f"a rule has at most {COEFFICIENTS} coefficients, got {len(scalars)}")
+            cohort = &self.walk.cohorts[k]
+            fill(&cohort.prepare, (scale, decay))
+            fill(&cohort.rule, scalars)
+            cohort.prepared = scale != 1 or decay != 0
+        self.walk.flush = threads.flush_subnormals
+        parts = 1
+        if num_threads is not None or threads.num_threads != 1:
+            parts = threads.resolve(num_threads, self.elements)
+        if parts > 1:
+            threads.parallel().run(<size_t>&self.walk, parts)
+        elif self.elements < HOLD_GIL:
+            walk(&self.walk, 0, 1)
+        else:
+            with nogil:
+                walk(&self.walk, 0, 1)
+        for i in range(self.walk.count):
+            self.walk.items[i].step += self.walk.gradients[i].width != 0
+
+
+# ---- checks of arrays --------------------------------------------------------------------------
+
+def called(i, name):
+    """How error messages call the parameter at position `i`."""
+    return f"parameter {i}" if name is None else f"parameter {name!r}"
+
+
+def check_parameter(param, str label not None):
+    """Raises unless `param` is a writable C-contiguous float32 or float64 array."""
+    if not isinstance(param, cnp.ndarray):
+        raise TypeError(f"{label} must be an array, got {type(param).__name__}")
+    if param.dtype.char not in "fd":
+        raise TypeError(f"{label} must be float32 or float64, got {param.dtype}")
+    if not param.flags.writeable:
+        raise ValueError(f"{label} is read-only")
+    if not cnp.PyArray_ISCARRAY(<cnp.ndarray>param):
+        raise ValueError(
+            f"{label} must be C-contiguous, aligned and in native byte order: it is updated in place, "
+            f"so a copy would lose the update"
+        )
+
+
+def check_overlap(list arrays not None, list labels not None):
+    """Raises if two of the arrays share memory."""
+    spans = sorted([(array.ctypes.data, array.nbytes, i) for i, array in enumerate(arrays) if array.size])
+    for (low, size, i), (high, _, j) in zip(spans, spans[1:]):
+        if low + size > high:
+            first, second = sorted((i, j))
+            raise ValueError(
+                f"{labels[first]} and {labels[second]} share memory: it would be updated more than once"
+            )
+
+
+cdef check_state(state, param, label):
+    if not isinstance(state, cnp.ndarray) or not cnp.PyArray_ISCARRAY(<cnp.ndarray>state):
+        raise ValueError(f"state of {label} must be a writable C-contiguous array")
+    if state.shape != param.shape or state.dtype != param.dtype:
+        raise ValueError(
+            f"state of {label} must have shape {param.shape} and dtype {param.dtype}, "
+            f"got {state.shape} and {state.dtype}"
+        )

@@ -1,0 +1,228 @@
+# Every rule: its formula, then its loop. Compiled once per level; see level_*.pyx.
+#
+#   rule(p, g, s0, s1, s2, s3, n, c)
+#     p       the parameter, n elements, updated in place
+#     g       its gradient, already prepared (sign, scale, coupled decay, dtype), read only
+#     s0..s3  the state arrays in the order of the method's slots, NULL where the group has none
+#     c       the coefficients of this step, in double until rounded once to the dtype of p
+#
+# What keeps a loop vectorised (gcc 12 and clang, checked by tests/test_vectorised.py):
+#   - `vec` is a restrict pointer, and the loop lives in the function that has it as a parameter;
+#   - a name is assigned one expression only: reassigned names are inferred as double;
+#   - no literal constants in arithmetic: they are double, and so would the loop be;
+#   - options are compile-time arguments of a `loop`, which is always inlined: no branch inside.
+# Products and sums are never contracted: every level gives the same bits.
+
+from libc.math cimport sqrt, sqrtf
+from cpython.pycapsule cimport PyCapsule_New
+
+cdef extern from *:
+    """
+    #ifdef _MSC_VER
+      #define FASTOPT_RESTRICT __restrict
+      #define FASTOPT_LOOP __forceinline void
+    #else
+      #define FASTOPT_RESTRICT __restrict__
+      #define FASTOPT_LOOP __attribute__((always_inline)) inline void
+    #endif
+    typedef float  *FASTOPT_RESTRICT fastopt_f32;
+    typedef double *FASTOPT_RESTRICT fastopt_f64;
+    """
+    ctypedef float* f32 "fastopt_f32"
+    ctypedef double* f64 "fastopt_f64"
+    ctypedef void loop "FASTOPT_LOOP"
+
+ctypedef fused vec:
+    f32
+    f64
+
+ctypedef fused source:
+    f32
+    f64
+
+
+# ---- the stage before a rule -------------------------------------------------------------------
+
+# h = scale g + decay p: maximize, scaling, coupled weight decay and the dtype of the gradient, in one pass in L1.
+cdef inline loop prepare_loop(vec h, source g, vec p, Py_ssize_t n, vec c, bint decay) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        if vec is f32:
+            x = c[0] * <float>g[i]
+        else:
+            x = c[0] * <double>g[i]
+        if decay:
+            h[i] = x + c[1] * p[i]
+        else:
+            h[i] = x
+
+cdef void prepare(vec h, source g, vec p, Py_ssize_t n, vec c) noexcept nogil:
+    if c[1]:
+        prepare_loop(h, g, p, n, c, True)
+    else:
+        prepare_loop(h, g, p, n, c, False)
+
+
+# ---- SGD ---------------------------------------------------------------------------------------
+
+# b = mu b + tau g;  p -= x b + y g.   Sutskever et al. 2013; Nesterov where y != 0.
+# First step: b = 0 and tau = 1, so that b = g.
+cdef inline loop sgd_loop(vec p, vec g, vec b, Py_ssize_t n, vec c, bint momentum, bint nesterov) noexcept nogil:
+    cdef Py_ssize_t i
+    mu, tau, x, y = c[0], c[1], c[2], c[3]
+    for i in range(n):
+        if momentum:
+            b[i] = mu * b[i] + tau * g[i]
+        if momentum and nesterov:
+            p[i] = p[i] - (x * b[i] + y * g[i])
+        elif momentum:
+            p[i] = p[i] - x * b[i]
+        else:
+            p[i] = p[i] - y * g[i]
+
+cdef void sgd(vec p, vec g, vec b, vec _1, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    if b == NULL:
+        sgd_loop(p, g, b, n, c, False, False)
+    elif c[3]:
+        sgd_loop(p, g, b, n, c, True, True)
+    else:
+        sgd_loop(p, g, b, n, c, True, False)
+
+
+# ---- Adagrad -----------------------------------------------------------------------------------
+
+# s = s + g^2;  p -= eta g / (sqrt(s + eps_in) + eps).   Duchi, Hazan, Singer 2011.
+cdef void adagrad(vec p, vec g, vec s, vec _1, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    cdef Py_ssize_t i
+    eta, eps, eps_in = c[0], c[1], c[2]
+    for i in range(n):
+        s[i] = s[i] + g[i] * g[i]
+        if vec is f32:
+            d = sqrtf(s[i] + eps_in) + eps
+        else:
+            d = sqrt(s[i] + eps_in) + eps
+        p[i] = p[i] - eta * g[i] / d
+
+
+# ---- RMSprop -----------------------------------------------------------------------------------
+
+# v = alpha v + (1-alpha) g^2;  a = alpha a + (1-alpha) g;  d = sqrt(v - a^2 + eps_in) + eps
+# b = mu b + g / d;  p -= eta b.   Tieleman, Hinton 2012; centered: Graves 2013.
+cdef inline loop rmsprop_loop(vec p, vec g, vec v, vec b, vec a, Py_ssize_t n, vec c,
+                              bint momentum, bint centered) noexcept nogil:
+    cdef Py_ssize_t i
+    alpha, beta, eta, eps, eps_in, mu = c[0], c[1], c[2], c[3], c[4], c[5]
+    for i in range(n):
+        v[i] = alpha * v[i] + beta * g[i] * g[i]
+        if centered:
+            a[i] = alpha * a[i] + beta * g[i]
+            w = v[i] - a[i] * a[i] + eps_in
+        else:
+            w = v[i] + eps_in
+        if vec is f32:
+            d = sqrtf(w) + eps
+        else:
+            d = sqrt(w) + eps
+        if momentum:
+            b[i] = mu * b[i] + g[i] / d
+            p[i] = p[i] - eta * b[i]
+        else:
+            p[i] = p[i] - eta * g[i] / d
+
+cdef void rmsprop(vec p, vec g, vec v, vec b, vec a, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    if b == NULL and a == NULL:
+        rmsprop_loop(p, g, v, b, a, n, c, False, False)
+    elif a == NULL:
+        rmsprop_loop(p, g, v, b, a, n, c, True, False)
+    elif b == NULL:
+        rmsprop_loop(p, g, v, b, a, n, c, False, True)
+    else:
+        rmsprop_loop(p, g, v, b, a, n, c, True, True)
+
+
+# ---- Adam, AdamW, AMSGrad ----------------------------------------------------------------------
+
+# m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;  w = max(w, v)
+# p -= a m / (r sqrt(v + eps_in) + eps) + decay p.   Kingma, Ba 2015; Loshchilov, Hutter 2019; Reddi et al. 2018.
+# a = eta / (1-b1^t) and r = 1 / sqrt(1-b2^t): one division and one square root per element.
+# The decay joins the update before the one rounding of p, so that a tiny eta lambda does not vanish in float32.
+cdef inline loop adam_loop(vec p, vec g, vec m, vec v, vec w, Py_ssize_t n, vec c,
+                           bint amsgrad, bint decoupled) noexcept nogil:
+    cdef Py_ssize_t i
+    b1, u1, b2, u2, a, r, eps, eps_in, decay = c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8]
+    for i in range(n):
+        m[i] = b1 * m[i] + u1 * g[i]
+        v[i] = b2 * v[i] + u2 * g[i] * g[i]
+        if amsgrad:
+            w[i] = w[i] if w[i] >= v[i] else v[i]  # a NaN in v wins, as in torch
+            x = w[i] + eps_in
+        else:
+            x = v[i] + eps_in
+        if vec is f32:
+            d = sqrtf(x) * r + eps
+        else:
+            d = sqrt(x) * r + eps
+        if decoupled:
+            p[i] = p[i] - (a * m[i] / d + decay * p[i])
+        else:
+            p[i] = p[i] - a * m[i] / d
+
+cdef void adam(vec p, vec g, vec m, vec v, vec w, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    if w == NULL and c[8]:
+        adam_loop(p, g, m, v, w, n, c, False, True)
+    elif w == NULL:
+        adam_loop(p, g, m, v, w, n, c, False, False)
+    elif c[8]:
+        adam_loop(p, g, m, v, w, n, c, True, True)
+    else:
+        adam_loop(p, g, m, v, w, n, c, True, False)
+
+
+# ---- the same-traffic limit --------------------------------------------------------------------
+
+# Reads g, reads and writes p and every state array with one multiplication each: what a rule with this
+# many state arrays would cost if its arithmetic were free. Only the benchmarks use it.
+cdef inline loop traffic_loop(vec p, vec g, vec s0, vec s1, vec s2, Py_ssize_t n, vec c, int states) noexcept nogil:
+    cdef Py_ssize_t i
+    x = c[0]
+    for i in range(n):
+        p[i] = x * p[i] + g[i]
+        if states > 0:
+            s0[i] = x * s0[i]
+        if states > 1:
+            s1[i] = x * s1[i]
+        if states > 2:
+            s2[i] = x * s2[i]
+
+cdef void traffic(vec p, vec g, vec s0, vec s1, vec s2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    if s0 == NULL:
+        traffic_loop(p, g, s0, s1, s2, n, c, 0)
+    elif s1 == NULL:
+        traffic_loop(p, g, s0, s1, s2, n, c, 1)
+    elif s2 == NULL:
+        traffic_loop(p, g, s0, s1, s2, n, c, 2)
+    else:
+        traffic_loop(p, g, s0, s1, s2, n, c, 3)
+
+
+# ---- what the plan imports ---------------------------------------------------------------------
+
+cdef object capsule(void *function):
+    return PyCapsule_New(function, "fastopt.rule", NULL)
+
+# name -> (float32, float64)
+RULES = {
+    "sgd": (capsule(<void*>sgd[f32]), capsule(<void*>sgd[f64])),
+    "adagrad": (capsule(<void*>adagrad[f32]), capsule(<void*>adagrad[f64])),
+    "rmsprop": (capsule(<void*>rmsprop[f32]), capsule(<void*>rmsprop[f64])),
+    "adam": (capsule(<void*>adam[f32]), capsule(<void*>adam[f64])),
+    "traffic": (capsule(<void*>traffic[f32]), capsule(<void*>traffic[f64])),
+}
+
+# (dtype of the parameter, dtype of the gradient), in bytes -> prepare
+PREPARE = {
+    (4, 4): capsule(<void*>prepare[f32, f32]),
+    (4, 8): capsule(<void*>prepare[f32, f64]),
+    (8, 4): capsule(<void*>prepare[f64, f32]),
+    (8, 8): capsule(<void*>prepare[f64, f64]),
+}

@@ -1,0 +1,115 @@
+"""How many threads a step uses, and whether it flushes subnormals: the settings of the process."""
+
+import math
+import os
+import warnings
+from functools import cache
+
+PER_THREAD = 16_384  # elements: fewer for each thread and the team costs more than it brings
+
+num_threads = 1
+flush_subnormals = True
+serial = False  # no threads in this process: built without, or forked from a team that could not be paused
+
+
+def set_num_threads(n):
+    """Sets how many threads a step may use, for every optimizer without a `num_threads` of its own.
+
+    Args:
+        n: at least 1. The default is 1, or the environment variable `FASTOPT_NUM_THREADS`.
+
+    A step never uses more threads than `omp_get_max_threads()` (so `OMP_NUM_THREADS` and `threadpool_limits`
+    hold), than the CPUs this process may run on, than its cgroup quota, or than one for each 16,384 elements.
+    The result has the same bits for any number.
+
+    Raises:
+        ValueError: `n` is not an integer of at least 1.
+
+    >>> import fastopt
+    >>> fastopt.set_num_threads(2)
+    >>> fastopt.get_num_threads()
+    2
+    >>> fastopt.set_num_threads(1)
+    """
+    global num_threads
+    num_threads = check(n, "n")
+
+
+def get_num_threads():
+    """The number that `set_num_threads` set."""
+    return num_threads
+
+
+def set_flush_subnormals(flush):
+    """Sets whether a step treats subnormal numbers as zero; on by default.
+
+    The moments of a unit that stopped learning decay into subnormals, which x86 CPUs handle some 27 times
+    slower. The thread's own mode is restored after the step. Off means exact IEEE arithmetic.
+
+    >>> import fastopt
+    >>> fastopt.set_flush_subnormals(False)
+    >>> fastopt.get_flush_subnormals()
+    False
+    >>> fastopt.set_flush_subnormals(True)
+    """
+    global flush_subnormals
+    flush_subnormals = bool(flush)
+
+
+def get_flush_subnormals():
+    """Whether a step treats subnormal numbers as zero."""
+    return flush_subnormals
+
+
+def check(n, name):
+    if isinstance(n, bool) or not hasattr(type(n), "__index__") or n.__index__() < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {n!r}")
+    return n.__index__()
+
+
+@cache
+def parallel():
+    """The OpenMP module, loaded at the first call; None where there is none."""
+    try:
+        from . import parallel as module
+    except ImportError as error:
+        warnings.warn(f"fastopt steps with one thread: its OpenMP module does not load ({error})", stacklevel=2)
+        return None
+    return module
+
+
+@cache
+def quota():
+    """The CPUs that this process's cgroup allows, rounded up; infinite without a limit. Read once."""
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            limit, period = file.read().split()
+    except (OSError, ValueError):
+        try:
+            with open("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") as file:
+                limit = file.read().strip()
+            with open("/sys/fs/cgroup/cpu/cpu.cfs_period_us") as file:
+                period = file.read()
+        except OSError:
+            return math.inf
+    return math.inf if limit in ("max", "-1") else max(1, math.ceil(int(limit) / int(period)))
+
+
+def most():
+    """The most threads a step could use now."""
+    return 1 if serial or parallel() is None else int(max(1, min(parallel().limit(), quota())))
+
+
+def resolve(asked, elements):
+    """The threads of a step over `elements` elements, when `asked` (None: the process's setting)."""
+    n = min(num_threads if asked is None else asked, elements // PER_THREAD)
+    return 1 if n <= 1 else min(n, most())
+
+
+if os.environ.get("FASTOPT_NUM_THREADS"):
+    try:
+        set_num_threads(int(os.environ["FASTOPT_NUM_THREADS"]))
+    except ValueError:
+        raise ValueError(
+            f"FASTOPT_NUM_THREADS must be an integer of at least 1, got {os.environ['FASTOPT_NUM_THREADS']!r}"
+        ) from None

@@ -1,0 +1,65 @@
+"""Adagrad."""
+
+from .base import Optimizer
+from .checks import flag, nonnegative, one_of
+
+
+class Adagrad(Optimizer):
+    r"""Adagrad: each element's rate falls with the squared gradients it has seen.
+
+    With gradient g (after `maximize` and `weight_decay`) at step t, and learning rate η::
+
+        s = s + g²
+        θ = θ - η / (1 + (t-1) lr_decay) · g / (√s + ε)
+
+    Args:
+        params: see `Optimizer`.
+        lr: learning rate η, at least 0.
+        lr_decay: at least 0; lowers the rate with the number of steps.
+        weight_decay: λ, at least 0; adds λ θ to the gradient.
+        initial_accumulator_value: what s starts from, at least 0.
+        eps: ε, at least 0.
+        maximize: ascends instead of descending.
+        eps_mode: `"outside"` as above; `"inside"` takes √(s + ε), as optax, Keras and PyMC do.
+
+    Raises:
+        TypeError, ValueError: an argument is not as said above; see also `Optimizer`.
+
+    >>> import numpy as np, fastopt
+    >>> w = np.array([1.0, 2.0])
+    >>> opt = fastopt.Adagrad([w], lr=0.1)
+    >>> opt.step([np.array([1.0, -3.0])])
+    >>> w.round(6)
+    array([0.9, 2.1])
+
+    Source: Duchi, Hazan and Singer 2011, "Adaptive subgradient methods for online learning and stochastic
+    optimization". Departs from torch only in rounding (IEEE square root).
+    """
+
+    rule = "adagrad"
+    state_slots = ("sum",)
+    hyperparameters = {
+        "lr": nonnegative,
+        "lr_decay": nonnegative,
+        "weight_decay": nonnegative,
+        "initial_accumulator_value": nonnegative,
+        "eps": nonnegative,
+        "maximize": flag,
+        "eps_mode": one_of("outside", "inside"),
+    }
+
+    def __init__(self, params, lr=1e-2, lr_decay=0.0, weight_decay=0.0, initial_accumulator_value=0.0, eps=1e-10, *,
+                 maximize=False, eps_mode="outside"):
+        super().__init__(params, dict(lr=lr, lr_decay=lr_decay, weight_decay=weight_decay,
+                                      initial_accumulator_value=initial_accumulator_value, eps=eps,
+                                      maximize=maximize, eps_mode=eps_mode))
+
+    @staticmethod
+    def slots(settings):
+        return {"sum": settings["initial_accumulator_value"]}
+
+    @staticmethod
+    def coefficients(settings, step):
+        rate = settings["lr"] / (1.0 + (step - 1) * settings["lr_decay"])
+        eps = settings["eps"]
+        return (rate, eps, 0.0) if settings["eps_mode"] == "outside" else (rate, 0.0, eps)

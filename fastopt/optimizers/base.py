@@ -1,0 +1,734 @@
+"""Optimizer: parameter groups, gradients, the step, state, hooks and checkpoints of every method."""
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Mapping, MutableMapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..kernels import threads
+from ..kernels.arrays import as_array, full_like
+from ..kernels.plan import Plan, called, check_parameter
+from .tree import flatten, is_container, listed
+
+# Keys that schedulers keep in a group, and options of torch that have no meaning here: known, not hyperparameters.
+KEPT = frozenset({"initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr", "name"})
+TORCH_ONLY = frozenset({"foreach", "fused", "capturable", "differentiable"})
+
+
+class Hooks(OrderedDict):
+    """Functions called in order; `add` returns a handle whose `remove()` takes the function out again."""
+
+    ids = itertools.count()
+
+    def add(self, hook, prepend=False):
+        if not callable(hook):
+            raise TypeError(f"hook must be callable, got {hook!r}")
+        handle = Handle(self, next(Hooks.ids))
+        self[handle.id] = hook
+        if prepend:
+            self.move_to_end(handle.id, last=False)
+        return handle
+
+
+class Handle:
+    """What registering a hook returns."""
+
+    def __init__(self, hooks, id):
+        self.hooks, self.id = hooks, id
+
+    def remove(self):
+        """Takes the hook out; a second call does nothing."""
+        self.hooks.pop(self.id, None)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.remove()
+
+
+GLOBAL_PRE, GLOBAL_POST = Hooks(), Hooks()
+
+
+def register_optimizer_step_pre_hook(hook):
+    """Calls `hook(optimizer, args, kwargs)` before every step of every optimizer.
+
+    The hook may return new `(args, kwargs)`. Returns a handle with `remove()`.
+    """
+    return GLOBAL_PRE.add(hook)
+
+
+def register_optimizer_step_post_hook(hook):
+    """Calls `hook(optimizer, args, kwargs)` after every step of every optimizer. Returns a handle with `remove()`."""
+    return GLOBAL_POST.add(hook)
+
+
+class ParameterState(MutableMapping):
+    """The state of one parameter: its step count and its state arrays, live.
+
+    Assigning copies into the state. Keys are those of torch.optim.
+    """
+
+    __slots__ = ("_arrays", "_optimizer", "_position")
+
+    def __init__(self, optimizer, position):
+        self._optimizer, self._position = optimizer, position
+        self._arrays = optimizer._arrays[position]
+
+    def _has_step(self):
+        return self._optimizer.counts_steps and self._optimizer._plan.get_step(self._position) > 0
+
+    def __getitem__(self, key):
+        if key == "step" and self._has_step():
+            return self._optimizer._plan.get_step(self._position)
+        return self._arrays[key]
+
+    def __setitem__(self, key, value):
+        self._optimizer._plan.check_idle()
+        if key == "step" and self._optimizer.counts_steps:
+            self._optimizer._plan.set_step(self._position, step_count(value))
+        elif key in self._arrays:
+            label = self._optimizer._plan.label(self._position)
+            self._arrays[key][...] = same_shape(value, self._arrays[key], key, label)
+        else:
+            raise KeyError(f"{key!r}; this state has {list(self)}")
+
+    def __delitem__(self, key):
+        raise TypeError("a single entry of a state cannot be deleted; see Optimizer.reset_state()")
+
+    def __iter__(self):
+        return itertools.chain(("step",) if self._has_step() else (), self._arrays)
+
+    def __len__(self):
+        return self._has_step() + len(self._arrays)
+
+    def __repr__(self):
+        return repr(dict(self))
+
+
+class Optimizer:
+    """What every optimizer has; a method adds its hyperparameters, slots and coefficients.
+
+    A parameter is a writable C-contiguous float32 or float64 array; it is updated in place. `params` is one
+    array, an iterable of arrays, of (name, array) pairs or of group dicts (`{"params": ..., "lr": ...}`), or a
+    mapping of names to arrays. Mappings and sequences may be nested; names are then dotted paths. Anything that
+    exports such memory (DLPack on the CPU, the buffer protocol, `__array_interface__`) serves as an array.
+    """
+
+    # ---- what a method says of itself
+
+    rule: ClassVar[str]  # the compiled rule
+    hyperparameters: ClassVar[dict]  # name -> check
+    state_slots: ClassVar[tuple[str, ...]]  # names of the state arrays, in the order in which the rule has them
+    fixed: ClassVar[dict] = {}  # hyperparameters that are not arguments
+    counts_steps: ClassVar[bool] = True  # False: torch keeps no step count for this method
+
+    @staticmethod
+    def slots(settings) -> dict[str, float]:
+        """The state arrays that these settings need, with their initial values."""
+        raise NotImplementedError
+
+    @staticmethod
+    def coefficients(settings, step) -> tuple[float, ...]:
+        """The rule's scalars at this step (the first is 1), in double precision."""
+        raise NotImplementedError
+
+    @staticmethod
+    def coupled_decay(settings) -> float:
+        """The weight decay that is added to the gradient."""
+        return settings["weight_decay"]
+
+    @staticmethod
+    def check_settings(settings):
+        """Raises ValueError if hyperparameters that are fine alone do not go together."""
+
+    # ---- construction
+
+    def __init__(self, params, defaults: dict[str, Any]):
+        self.defaults = defaults
+        self._settle(defaults)
+        self._setup()
+        groups = self._as_groups(params)
+        if not groups:
+            raise ValueError("params is empty: there is nothing to optimize")
+        for group in groups:
+            self.add_param_group(group)
+
+    def _setup(self):
+        self.param_groups: list[dict[str, Any]] = []
+        self._plan = Plan(self.rule)
+        self._arrays: list[dict[str, np.ndarray]] = []  # per parameter: slot -> state array
+        self._lists: list[list] = []  # per group: its "params", to notice a replacement
+        self._settled: list = []  # per group: (values, settings, schedules)
+        self._rows: list = []  # per group: the slots its parameters have in the plan
+        self._nested = False  # gradients come nested too
+        self._count = 0
+        self._num_threads = None
+        self._hooks = {kind: Hooks() for kind in (
+            "step_pre", "step_post", "state_dict_pre", "state_dict_post", "load_pre", "load_post")}
+
+    @staticmethod
+    def _as_groups(params):
+        params = listed(params)
+        if not is_container(params):
+            return [{"params": params}]
+        if isinstance(params, (list, tuple)) and all(is_group(group) for group in params):
+            return list(params)
+        return [{"params": params}] if params else []
+
+    def add_param_group(self, param_group):
+        """Adds a group: a dict with `params` and any hyperparameters that differ from the defaults.
+
+        The optimizer is unchanged if this raises.
+
+        Raises:
+            TypeError, ValueError: as for the constructor; also parameters already in another group,
+                hyperparameters this method does not have, and names given for only some of the parameters.
+        """
+        self._plan.check_idle()
+        if not isinstance(param_group, Mapping):
+            raise TypeError(f"param_group must be a dict, got {type(param_group).__name__}")
+        if "params" not in param_group:
+            raise ValueError("param_group must have the key 'params'")
+        unknown = set(param_group) - set(self.defaults) - KEPT - TORCH_ONLY - {"params"}
+        if unknown:
+            raise ValueError(
+                f"{type(self).__name__} has no hyperparameter {', '.join(map(repr, sorted(unknown)))}; "
+                f"it has {', '.join(self.defaults)}"
+            )
+        given = listed(param_group["params"])
+        leaves = flatten(given)
+        names = [name for name, _ in leaves]
+        if not leaves:
+            raise ValueError("params of a group is empty")
+        known = self._plan.names
+        if len({name is None for name in itertools.chain(names, known)}) > 1:
+            raise ValueError("either all parameters have names or none has")
+        twice = [name for name in names if name is not None and (name in known or names.count(name) > 1)]
+        if twice:
+            raise ValueError(f"the parameter name {twice[0]!r} is used more than once")
+        params = []
+        for position, (name, leaf) in enumerate(leaves, len(known)):
+            label = called(position, name)
+            array = as_array(leaf, label)
+            check_parameter(array, label)
+            params.append(array)
+        group = {"params": params}
+        if names[0] is not None:
+            group["param_names"] = names
+        group.update(self.defaults)
+        group.update((key, value) for key, value in param_group.items() if key != "params")
+        self._settle(group)
+        self._plan.extend(params, names, len(self.param_groups))
+        self.param_groups.append(group)
+        self._nested = self._nested or is_container(given) and any(map(is_container, given))
+        self._arrays += [{} for _ in params]
+        self._lists.append(params)
+        self._settled.append(None)
+        self._rows.append(None)
+
+    # ---- hyperparameters
+
+    def _settle(self, group):
+        """Checks a group: returns its plain values, and its schedules (None if there are none)."""
+        settings, schedules = {}, None
+        for name, check in self.hyperparameters.items():
+            value = group[name]
+            if callable(value) or (isinstance(value, tuple) and any(map(callable, value))):
+                schedules = schedules or {}
+                schedules[name] = value
+            else:
+                settings[name] = check(name, value)
+        if schedules is None:
+            self.check_settings(settings)
+        return settings, schedules
+
+    def _settings(self, index):
+        """The plain hyperparameters of a group for the step to come. Cheap while nobody changes the group."""
+        group = self.param_groups[index]
+        if group["params"] is not self._lists[index]:
+            raise ValueError(f"param_groups[{index}]['params'] was replaced; rebind(params) moves to other arrays")
+        values = list(group.values())
+        settled = self._settled[index]
+        if settled is None or settled[0] != values:
+            settings, schedules = self._settle(group)
+            # an array can change in place without a trace: settle such a group at every step
+            mutable = any(isinstance(group[name], np.ndarray) or hasattr(group[name], "__dlpack__")
+                          for name in self.hyperparameters)
+            self._settled[index] = None if mutable else (values, settings, schedules)
+        else:
+            _, settings, schedules = settled
+            if schedules is None:
+                return settings
+        if schedules is not None:
+            settings = dict(settings)
+            for name, value in schedules.items():
+                settings[name] = self.hyperparameters[name](name, at(value, self._count))
+            self.check_settings(settings)
+        rows = tuple(self.slots(settings))
+        if rows != self._rows[index]:
+            self._rows[index] = rows
+            self._repoint(index)
+        return settings
+
+    # ---- state
+
+    def _positions(self, index):
+        first = sum(len(group["params"]) for group in self.param_groups[:index])
+        return range(first, first + len(self.param_groups[index]["params"]))
+
+    def _repoint(self, index):
+        """The options of a group changed which slots it has: parameters with a state get the new ones."""
+        self._give_states([position for position in self._positions(index) if self._plan.has_state(position)])
+
+    def _give_states(self, positions):
+        """Makes the state arrays that parameters lack, all or none, and shows them to the plan."""
+        made = []
+        for position in positions:
+            slots = self.slots(self._settings(self._plan.group(position)))
+            arrays = self._arrays[position]
+            made.append((position, slots, {name: full_like(self._plan.params[position], value)
+                                           for name, value in slots.items() if name not in arrays}))
+        for position, slots, new in made:
+            arrays = self._arrays[position]
+            if new and not self.counts_steps:
+                self._plan.set_step(position, 0)  # a buffer made now starts from its first gradient
+            arrays.update(new)
+            self._plan.set_state(position, [arrays[name] if name in slots else None for name in self.state_slots])
+
+    def _has_state(self, position):
+        return self._plan.get_step(position) > 0
+
+    @property
+    def state(self) -> dict[int, ParameterState]:
+        """The state of each parameter that has one, by its position over all groups."""
+        return {position: ParameterState(self, position)
+                for position in range(len(self._plan)) if self._has_state(position)}
+
+    def reset_state(self):
+        """Forgets all state and step counts, as if no step had been made; hyperparameters stay."""
+        self._plan.check_idle()
+        for position in range(len(self._plan)):
+            self._plan.drop_state(position)
+            self._arrays[position] = {}
+        self._count = 0
+
+    @property
+    def step_count(self) -> int:
+        """Steps made so far: what a schedule in a hyperparameter is called with. Settable.
+
+        Setting it also sets the step count of every parameter that has a state.
+        """
+        return self._count
+
+    @step_count.setter
+    def step_count(self, count):
+        count = step_count(count)
+        self._plan.check_idle()
+        for position in range(len(self._plan)):
+            if self._has_state(position):
+                self._plan.set_step(position, count)
+        self._count = count
+
+    @property
+    def num_threads(self) -> int | None:
+        """How many threads a step may use; None (the default) is `fastopt.get_num_threads()`."""
+        return self._num_threads
+
+    @num_threads.setter
+    def num_threads(self, n):
+        self._num_threads = None if n is None else threads.check(n, "num_threads")
+
+    # ---- gradients
+
+    def _arrange(self, grads):
+        """Brings gradients of any accepted structure into a list with one entry for each parameter."""
+        plan = self._plan
+        if type(grads) is dict and list(grads) == plan.names:
+            return list(grads.values())
+        if isinstance(grads, np.ndarray):
+            return [grads]
+        groups = len(self.param_groups)
+        if groups > 1 and isinstance(grads, (list, tuple)) and len(grads) == groups and all(map(is_container, grads)):
+            parts = [part["params"] if isinstance(part, Mapping) and "params" in part else part for part in grads]
+            leaves = []
+            for index, part in enumerate(parts):
+                part, wanted = flatten(part), len(self._positions(index))
+                if len(part) != wanted:
+                    raise ValueError(f"grads of group {index} must have {wanted} entries, got {len(part)}")
+                leaves += part
+        else:
+            leaves = flatten(grads)
+        names = [name for name, _ in leaves]
+        if not any(names):
+            return [leaf for _, leaf in leaves]
+        if None in names:
+            raise ValueError("grads must have names for all parameters or for none")
+        if names == plan.names:
+            return [leaf for _, leaf in leaves]
+        given = dict(leaves)
+        missing = [name for name in plan.names if name not in given]
+        unknown = [name for name in names if name not in plan.names]
+        if missing or unknown:
+            problems = [f"lacks {missing[0]!r} (None skips a parameter)"] if missing else []
+            problems += [f"has {unknown[0]!r}, which is no parameter"] if unknown else []
+            raise ValueError(f"grads {' and '.join(problems)}")
+        return [given[name] for name in plan.names]
+
+    def bind_grads(self, grads):
+        """Keeps the arrays of `grads` for every later `step()` without gradients.
+
+        Args:
+            grads: gradients in the structure of `params`; None skips a parameter. The arrays are read at each
+                step, so that a framework may write new gradients into the same memory. They must not be copies.
+
+        Raises:
+            TypeError, ValueError: as for `step`; what was bound before stays bound.
+        """
+        self._plan.bind(self._arrange(grads))
+
+    def zero_grad(self, set_to_none=False):
+        """Clears the bound gradients; does nothing when none are bound.
+
+        Args:
+            set_to_none: False writes zeros into the bound arrays, for frameworks that add into them. True
+                forgets the arrays instead. (torch's default is True; there the next backward pass makes new
+                ones, here nobody would.)
+        """
+        self._plan.check_idle()
+        if set_to_none:
+            self._plan.unbind()
+            return
+        bound = [array for array in self._plan.bound_gradients if array is not None]
+        for array in bound:
+            if not array.flags.writeable:
+                raise ValueError("zero_grad() cannot write into a read-only gradient")
+        for array in bound:
+            array.fill(0)
+
+    def rebind(self, params):
+        """Points the optimizer at other arrays, when a framework's parameters moved; the state stays.
+
+        Args:
+            params: the structure, shapes and dtypes of the parameters so far, over all groups in order.
+
+        Raises:
+            TypeError, ValueError: anything differs; the optimizer is unchanged.
+        """
+        leaves = self._arrange(params)
+        arrays = [as_array(leaf, f"params[{i}]") for i, leaf in enumerate(leaves)]
+        self._plan.rebind(arrays)
+        for index, group in enumerate(self.param_groups):
+            group["params"][:] = [arrays[position] for position in self._positions(index)]
+
+    # ---- the step
+
+    def step(self, grads=None, closure=None):
+        """Makes one step: updates every parameter that has a gradient, in place.
+
+        Args:
+            grads: gradients in the structure of `params` (or a flat list of them): C-contiguous float32 or
+                float64 arrays of the shapes of their parameters, only read. None in the place of an array
+                skips that parameter. None for all uses the arrays given to `bind_grads`.
+            closure: a function without arguments that computes the loss anew and returns it, or returns
+                `(loss, grads)`. It is called once, before the update.
+
+        Returns:
+            The loss that the closure returned, or None.
+
+        Raises:
+            TypeError, ValueError: a gradient, parameter or hyperparameter is not as it must be. Nothing was
+                changed: no parameter, no state, no step count.
+            RuntimeError: another thread is stepping this optimizer.
+        """
+        if self._hooks["step_pre"] or self._hooks["step_post"] or GLOBAL_PRE or GLOBAL_POST:
+            return self._step_with_hooks(grads, closure)
+        return self._step(grads, closure)
+
+    def _step_with_hooks(self, grads, closure):
+        args, kwargs = (), {"grads": grads, "closure": closure}
+        for hook in (*GLOBAL_PRE.values(), *self._hooks["step_pre"].values()):
+            result = hook(self, args, kwargs)
+            if result is not None:
+                try:
+                    args, kwargs = result
+                except (TypeError, ValueError):
+                    raise TypeError(f"a step pre-hook must return None or (args, kwargs), got {result!r}") from None
+        loss = self._step(*args, **kwargs)
+        for hook in (*self._hooks["step_post"].values(), *GLOBAL_POST.values()):
+            hook(self, args, kwargs)
+        return loss
+
+    def _step(self, grads=None, closure=None):
+        loss = None
+        if closure is None and callable(grads):
+            grads, closure = None, grads  # torch's order: step(closure)
+        if closure is not None:
+            if grads is not None:
+                raise ValueError("step() takes grads or a closure, not both")
+            loss = closure()
+            if isinstance(loss, tuple):
+                loss, grads = loss
+        plan = self._plan
+        if type(grads) is not list or self._nested or len(grads) != len(plan) or is_container(grads[0]):
+            grads = self._arrange(grads) if grads is not None else None
+        plan.acquire()
+        try:
+            settings = [self._settings(index) for index in range(len(self.param_groups))]
+            cohorts = plan.begin(grads)
+            answers = [
+                (-1.0 if settings[index]["maximize"] else 1.0, self.coupled_decay(settings[index]),
+                 self.coefficients(settings[index], step))
+                for index, step in cohorts
+            ]
+            missing = plan.missing()
+            if missing:
+                self._give_states(missing)
+            plan.run(answers, self._num_threads)
+        finally:
+            plan.release()
+        self._count += 1
+        return loss
+
+    # ---- hooks
+
+    def register_step_pre_hook(self, hook):
+        """Calls `hook(optimizer, args, kwargs)` before each step; it may return new `(args, kwargs)`.
+
+        Returns a handle with `remove()`.
+        """
+        return self._hooks["step_pre"].add(hook)
+
+    def register_step_post_hook(self, hook):
+        """Calls `hook(optimizer, args, kwargs)` after each step. Returns a handle with `remove()`."""
+        return self._hooks["step_post"].add(hook)
+
+    def register_state_dict_pre_hook(self, hook, prepend=False):
+        """Calls `hook(optimizer)` before `state_dict`. Returns a handle with `remove()`."""
+        return self._hooks["state_dict_pre"].add(hook, prepend)
+
+    def register_state_dict_post_hook(self, hook, prepend=False):
+        """Calls `hook(optimizer, state_dict)` after `state_dict`; it may return another one.
+
+        Returns a handle with `remove()`.
+        """
+        return self._hooks["state_dict_post"].add(hook, prepend)
+
+    def register_load_state_dict_pre_hook(self, hook, prepend=False):
+        """Calls `hook(optimizer, state_dict)` before loading; it may return another one.
+
+        Returns a handle with `remove()`.
+        """
+        return self._hooks["load_pre"].add(hook, prepend)
+
+    def register_load_state_dict_post_hook(self, hook, prepend=False):
+        """Calls `hook(optimizer)` after loading. Returns a handle with `remove()`."""
+        return self._hooks["load_post"].add(hook, prepend)
+
+    # ---- checkpoints
+
+    def state_dict(self):
+        """Returns the state and hyperparameters in torch.optim's layout, with NumPy arrays in it.
+
+        `{"state": {position: {"step": ..., slot: array}}, "param_groups": [...], "step_count": n}`. The state
+        arrays are the live ones, as in torch: copy the dict (`copy.deepcopy`) to keep a snapshot. A
+        hyperparameter that is a schedule is saved as its value now; the schedule itself is code, which the
+        program that loads brings along.
+        """
+        for hook in self._hooks["state_dict_pre"].values():
+            hook(self)
+        groups, position = [], 0
+        for group in self.param_groups:
+            packed = {name: at(value, self._count) if name in self.hyperparameters else value
+                      for name, value in group.items() if name != "params"}
+            packed["params"] = list(range(position, position + len(group["params"])))
+            position += len(group["params"])
+            groups.append(packed)
+        state = {}
+        for position in range(len(self._plan)):
+            step = self._plan.get_step(position)
+            if step:
+                entries = dict(self._arrays[position])
+                if self.counts_steps:
+                    # torch's type, while that can count: a float32 stops at 2**24
+                    entries = {"step": np.array(step, np.float32 if step < 2**24 else np.float64), **entries}
+                if entries:
+                    state[position] = entries
+        result = {"state": state, "param_groups": groups, "step_count": self._count}
+        for hook in self._hooks["state_dict_post"].values():
+            result = hook(self, result) or result
+        return result
+
+    def load_state_dict(self, state_dict):
+        """Loads a checkpoint made by `state_dict` here or by the same optimizer of torch.optim.
+
+        Parameters are matched by name when both sides have names, else by position. State arrays are copied
+        and take the dtype of their parameter. Hyperparameters are replaced, except that a schedule set here
+        stays. Options of torch without a meaning here are ignored.
+
+        Raises:
+            ValueError: groups, parameters, names, state keys or shapes do not fit; nothing was changed.
+        """
+        for hook in self._hooks["load_pre"].values():
+            state_dict = hook(self, state_dict) or state_dict
+        self._plan.check_idle()
+        groups, order = self._match_groups(state_dict)
+        states = {}
+        for key, entries in state_dict["state"].items():
+            if key not in order:
+                raise ValueError(f"state_dict has a state for parameter {key!r}, which none of its groups has")
+            states[order[key]] = self._match_state(order[key], entries)
+        settled = [self._settle(group) for group in groups]
+        for group, (settings, schedules) in zip(groups, settled, strict=True):
+            if schedules is None:
+                self.check_settings(settings)
+        # all is known to fit: from here on nothing raises
+        total = state_dict.get("step_count")
+        for position in range(len(self._plan)):
+            self._plan.drop_state(position)
+            self._arrays[position] = {}
+        for index, group in enumerate(groups):
+            self.param_groups[index].clear()
+            self.param_groups[index].update(group)
+            self._settled[index] = self._rows[index] = None
+        for position, (step, arrays) in states.items():
+            self._arrays[position] = arrays
+            self._plan.set_step(position, step)
+        most = max((step for step, _ in states.values()), default=0)
+        self._count = most if total is None else step_count(total)
+        for hook in self._hooks["load_post"].values():
+            hook(self)
+
+    def _match_groups(self, state_dict):
+        """Fits the groups of a checkpoint to ours: returns new groups, and its ids as positions here."""
+        try:
+            theirs = state_dict["param_groups"]
+            state_dict["state"].items()
+        except (TypeError, KeyError, AttributeError):
+            raise ValueError("state_dict must be a dict with 'state' and 'param_groups'") from None
+        if len(theirs) != len(self.param_groups):
+            raise ValueError(f"state_dict has {len(theirs)} parameter groups, this optimizer {len(self.param_groups)}")
+        groups, order = [], {}
+        for index, (their, ours) in enumerate(zip(theirs, self.param_groups, strict=True)):
+            positions = self._positions(index)
+            if len(their["params"]) != len(positions):
+                raise ValueError(
+                    f"group {index} has {len(their['params'])} parameters in the state_dict and {len(positions)} here"
+                )
+            names, known = their.get("param_names"), ours.get("param_names")
+            if names is not None and known is not None:
+                if sorted(names) != sorted(known):
+                    differ = sorted(set(names) ^ set(known))
+                    raise ValueError(f"group {index}: the parameter {differ[0]!r} is on one side only")
+                positions = [positions[known.index(name)] for name in names]
+            order.update(zip(their["params"], positions, strict=True))
+            group = {**ours, **{name: plain(value) for name, value in their.items() if name not in TORCH_ONLY}}
+            group["params"] = ours["params"]
+            group.pop("param_names", None)
+            if known is not None:
+                group["param_names"] = known
+            for name in self.hyperparameters:
+                if callable(ours[name]) or (isinstance(ours[name], tuple) and any(map(callable, ours[name]))):
+                    group[name] = ours[name]
+            groups.append(group)
+        return groups, order
+
+    def _match_state(self, position, entries):
+        """Checks the state of one parameter: returns its step count and copies of its arrays."""
+        param, label = self._plan.params[position], self._plan.label(position)
+        entries = dict(entries)
+        step = entries.pop("step", None)
+        if self.counts_steps and step is None:
+            raise ValueError(f"state of {label} lacks 'step'")
+        arrays = {}
+        for name, value in entries.items():
+            if name not in self.state_slots:
+                raise ValueError(f"state of {label} has {name!r}; {type(self).__name__} has {self.state_slots}")
+            if value is None:
+                continue  # torch writes None for a buffer it has not made yet
+            arrays[name] = full_like(param, 0)
+            arrays[name][...] = same_shape(value, param, name, label)
+        return (1 if step is None else step_count(step)), arrays
+
+    # ---- copies and printing
+
+    def __getstate__(self):
+        self._plan.check_idle()
+        return {
+            "defaults": self.defaults,
+            "param_groups": self.param_groups,
+            "names": list(self._plan.names),
+            "arrays": self._arrays,
+            "steps": [self._plan.get_step(position) for position in range(len(self._plan))],
+            "nested": self._nested,
+            "count": self._count,
+            "num_threads": self._num_threads,
+            "bound": list(self._plan.bound_gradients) if self._plan.has_bound else None,
+        }
+
+    def __setstate__(self, saved):
+        self._setup()
+        self.defaults = saved["defaults"]
+        self.param_groups = saved["param_groups"]
+        names = iter(saved["names"])
+        for index, group in enumerate(self.param_groups):
+            self._plan.extend(group["params"], [next(names) for _ in group["params"]], index)
+            self._lists.append(group["params"])
+            self._settled.append(None)
+            self._rows.append(None)
+        for position, (arrays, step) in enumerate(zip(saved["arrays"], saved["steps"], strict=True)):
+            # own, aligned memory again: what comes out of a pickle is a plain array
+            self._arrays.append({})
+            for name, array in arrays.items():
+                self._arrays[position][name] = full_like(array, 0)
+                self._arrays[position][name][...] = array
+            self._plan.set_step(position, step)
+        self._nested = saved["nested"]
+        self._count = saved["count"]
+        self._num_threads = saved["num_threads"]
+        if saved["bound"] is not None:
+            self._plan.bind(saved["bound"])
+
+    def __repr__(self):
+        lines = []
+        for index, group in enumerate(self.param_groups):
+            lines.append(f"Parameter Group {index}")
+            lines += [f"    {name}: {group[name]}" for name in sorted(group) if name not in ("params", "param_names")]
+        return f"{type(self).__name__} (\n" + "\n".join(lines) + "\n)"
+
+
+def is_group(node):
+    return isinstance(node, Mapping) and "params" in node
+
+
+def at(value, count):
+    """The value of a hyperparameter after `count` steps: schedules are called, all else is as it is."""
+    if callable(value):
+        return value(count)
+    if isinstance(value, tuple):
+        return tuple(at(part, count) for part in value)
+    return value
+
+
+def plain(value):
+    """A hyperparameter from a checkpoint: a one-element tensor or array becomes a number."""
+    return value.item() if hasattr(value, "item") and not isinstance(value, (list, tuple)) else value
+
+
+def step_count(value):
+    count = int(value)
+    if count != value or count < 0:
+        raise ValueError(f"step must be a whole number of at least 0, got {value!r}")
+    return count
+
+
+def same_shape(value, like, name, label):
+    """State given from outside, as an array that fits `like`."""
+    array = np.asarray(value.detach() if hasattr(value, "detach") else value)
+    if array.shape != like.shape:
+        raise ValueError(f"state {name!r} of {label} must have shape {like.shape}, got {array.shape}")
+    if array.dtype.kind != "f":
+        raise TypeError(f"state {name!r} of {label} must be floating point, got {array.dtype}")
+    return array

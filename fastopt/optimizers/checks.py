@@ -1,0 +1,63 @@
+"""Checks of hyperparameters: each takes a name and a value and returns the plain Python value, or raises."""
+
+import math
+
+
+def number(name, value):
+    """A finite real number; a 0-d or one-element array counts."""
+    try:
+        if isinstance(value, (bool, str)):
+            raise TypeError
+        x = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {value!r}") from None
+    if not math.isfinite(x):
+        raise ValueError(f"{name} must be finite, got {value!r}")
+    return x
+
+
+def nonnegative(name, value):
+    x = number(name, value)
+    if x < 0:
+        raise ValueError(f"{name} must be at least 0, got {value!r}")
+    return x
+
+
+def fraction(name, value):
+    x = number(name, value)
+    if not 0 <= x < 1:
+        raise ValueError(f"{name} must be at least 0 and less than 1, got {value!r}")
+    return x
+
+
+def closed_fraction(name, value):
+    x = number(name, value)
+    if not 0 <= x <= 1:
+        raise ValueError(f"{name} must be at least 0 and at most 1, got {value!r}")
+    return x
+
+
+def fractions(name, value):
+    """A pair of numbers in [0, 1): the betas."""
+    try:
+        first, second = value
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a pair of numbers, got {value!r}") from None
+    return fraction(f"{name}[0]", first), fraction(f"{name}[1]", second)
+
+
+def flag(name, value):
+    if value is True or value is False:
+        return value
+    if hasattr(value, "dtype") and value.dtype == bool:
+        return bool(value)
+    raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def one_of(*choices):
+    def check(name, value):
+        if value not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+        return value
+
+    return check

@@ -1,0 +1,77 @@
+"""Stochastic gradient descent."""
+
+from .base import Optimizer
+from .checks import flag, nonnegative, number, one_of
+
+
+class SGD(Optimizer):
+    r"""Stochastic gradient descent with momentum.
+
+    With gradient g (after `maximize` and `weight_decay`), momentum μ, dampening τ and learning rate η::
+
+        b = μ b + (1-τ) g        (b = g at the first step)
+        θ = θ - η b              (nesterov: θ - η (g + μ b))
+
+    Args:
+        params: see `Optimizer`.
+        lr: learning rate η, at least 0.
+        momentum: μ, at least 0; 0 keeps no state.
+        dampening: τ; the share of the gradient that momentum leaves out.
+        weight_decay: λ, at least 0; adds λ θ to the gradient.
+        nesterov: looks ahead along the momentum; needs momentum > 0 and dampening 0.
+        maximize: ascends instead of descending.
+        momentum_mode: `"torch"` as above; `"classic"` has the learning rate inside the buffer,
+            b = μ b - η (1-τ) g, θ = θ + b, as in scikit-learn and Keras: the two differ once η changes.
+
+    Raises:
+        TypeError, ValueError: an argument is not as said above; see also `Optimizer`.
+
+    >>> import numpy as np, fastopt
+    >>> w = np.array([1.0, 2.0])
+    >>> opt = fastopt.SGD([w], lr=0.1, momentum=0.9)
+    >>> opt.step([np.array([1.0, 1.0])])
+    >>> w
+    array([0.9, 1.9])
+
+    Source: Robbins and Monro 1951; Sutskever et al. 2013. Departs from torch only in that products are not
+    fused with sums.
+    """
+
+    rule = "sgd"
+    state_slots = ("momentum_buffer",)
+    counts_steps = False
+    hyperparameters = {
+        "lr": nonnegative,
+        "momentum": nonnegative,
+        "dampening": number,
+        "weight_decay": nonnegative,
+        "nesterov": flag,
+        "maximize": flag,
+        "momentum_mode": one_of("torch", "classic"),
+    }
+
+    def __init__(self, params, lr=1e-3, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False, *,
+                 maximize=False, momentum_mode="torch"):
+        super().__init__(params, dict(lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay,
+                                      nesterov=nesterov, maximize=maximize, momentum_mode=momentum_mode))
+
+    @staticmethod
+    def check_settings(settings):
+        if settings["nesterov"] and (settings["momentum"] == 0 or settings["dampening"] != 0):
+            raise ValueError("nesterov needs momentum > 0 and dampening = 0")
+
+    @staticmethod
+    def slots(settings):
+        return {"momentum_buffer": 0.0} if settings["momentum"] else {}
+
+    @staticmethod
+    def coefficients(settings, step):
+        lr, mu = settings["lr"], settings["momentum"]
+        tau = 1.0 if step == 1 else 1.0 - settings["dampening"]
+        if settings["momentum_mode"] == "classic":
+            if settings["nesterov"]:
+                return mu, -lr * tau, -mu, lr
+            return (mu, -lr * tau, -1.0, 0.0) if mu else (0.0, 0.0, 0.0, lr)
+        if settings["nesterov"]:
+            return mu, tau, lr * mu, lr
+        return (mu, tau, lr, 0.0) if mu else (0.0, 0.0, 0.0, lr)
