@@ -87,7 +87,7 @@ def door(method):
             plan.set_step(i, step - 1)
         cohorts = plan.begin(grads)
         plan.run(
-            [(-1.0 if settings["maximize"] else 1.0, method.coupled_decay(settings),
+            [((-1.0 if settings["maximize"] else 1.0, method.coupled_decay(settings)),
               method.coefficients(settings, number)) for _, number in cohorts],
             num_threads,
         )

@@ -132,14 +132,14 @@ cdef void walk(const Walk *w, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
 
 # ---- the plan ----------------------------------------------------------------------------------
 
-cdef void fill(Scalars *scalars, object values) except *:
-    cdef Py_ssize_t i = 0
+cdef int fill(Scalars *scalars, tuple values) except -1:
+    cdef Py_ssize_t i
     cdef double x
-    for value in values:
-        x = value
+    for i in range(len(values)):
+        x = values[i]
         scalars.f64[i] = x
         scalars.f32[i] = <float>x
-        i += 1
+    return 0
 
 
 @cython.final
@@ -160,7 +160,7 @@ cdef class Plan:
     cdef Py_ssize_t elements       # elements of the parameters that take part in this step
     cdef bint busy
     cdef readonly bint has_bound
-    cdef Py_ssize_t unready        # items without state
+    cdef readonly Py_ssize_t unready  # items without state
     cdef readonly list params
     cdef readonly list names
     cdef list states               # per item: a list of arrays or None
@@ -340,11 +340,9 @@ cdef class Plan:
 
     # ---- gradients
 
-    cdef inline int take(self, Py_ssize_t i, object given, Gradient *out) except -1:
+    cdef inline int take(self, Item *item, cnp.ndarray param, Py_ssize_t i, object given, Gradient *out) except -1:
         """Checks one gradient against its parameter and writes its pointer and width."""
         cdef cnp.ndarray gradient
-        cdef cnp.ndarray param = <cnp.ndarray>self.params[i]
-        cdef Item *item = &self.walk.items[i]
         cdef int k, kind
         cdef char *data
         if given is None:
@@ -353,6 +351,8 @@ cdef class Plan:
             return 0
         if not cnp.PyArray_Check(given):
             given = as_array(given, f"gradient of {self.label(i)}", scalar=True)
+            if self.converted is None:
+                self.converted = []
             self.converted.append(given)
         gradient = <cnp.ndarray>given
         kind = cnp.PyArray_TYPE(gradient)
@@ -382,24 +382,24 @@ cdef class Plan:
             f"gradient of {self.label(i)} must have shape {self.params[i].shape}, got {(<object>gradient).shape}"
         )
 
-    cdef int take_all(self, list gradients, Gradient *table) except -1:
-        cdef Py_ssize_t i
-        if len(gradients) != self.walk.count:
-            raise ValueError(
-                f"grads must have one entry for each of the {self.walk.count} parameters "
-                f"(None skips one), got {len(gradients)}"
-            )
-        for i in range(self.walk.count):
-            self.take(i, <object>gradients[i], &table[i])
-        return 0
+    cdef wrong_count(self, list gradients):
+        raise ValueError(
+            f"grads must have one entry for each of the {self.walk.count} parameters "
+            f"(None skips one), got {len(gradients)}"
+        )
 
     def bind(self, list gradients not None):
         """Keeps these gradients for every begin(None) from now on; None in the list skips a parameter."""
         cdef Py_ssize_t i
+        cdef cnp.ndarray param
         self.check_idle()
-        self.converted = []
-        arrays = [None if gradient is None else as_array(gradient, "a gradient") for gradient in gradients]
-        self.take_all(arrays, self.fresh)
+        if len(gradients) != self.walk.count:
+            self.wrong_count(gradients)
+        arrays = [None if gradient is None else as_array(gradient, f"gradient of {self.label(i)}")
+                  for i, gradient in enumerate(gradients)]
+        for i in range(self.walk.count):
+            param, given = self.params[i], arrays[i]
+            self.take(&self.walk.items[i], param, i, given, &self.fresh[i])
         for i in range(self.walk.count):
             self.bound[i] = self.fresh[i]
         self.bound_gradients[:] = arrays
@@ -436,8 +436,8 @@ cdef class Plan:
         cdef Item *item
         cdef cnp.ndarray param
         if gradients is not None:
-            self.converted = []
-            self.take_all(gradients, self.fresh)
+            if len(gradients) != self.walk.count:
+                self.wrong_count(gradients)
             self.walk.gradients = self.fresh
         elif self.has_bound:
             self.walk.gradients = self.bound
@@ -446,10 +446,13 @@ cdef class Plan:
         self.cohort_count = 0
         self.elements = 0
         for i in range(self.walk.count):
-            if self.walk.gradients[i].width == 0:
-                continue
             item = &self.walk.items[i]
             param = <cnp.ndarray>self.params[i]
+            if gradients is not None:
+                given = gradients[i]
+                self.take(item, param, i, given, &self.fresh[i])
+            if self.walk.gradients[i].width == 0:
+                continue
             if (cnp.PyArray_BYTES(param) != item.param or not cnp.PyArray_ISCARRAY(param)
                     or cnp.PyArray_SIZE(param) != item.size):
                 self.changed_parameter(i, param)
@@ -492,19 +495,19 @@ cdef class Plan:
                 if self.walk.gradients[i].width != 0 and not self.walk.items[i].ready]
 
     def run(self, list coefficients not None, num_threads=None):
-        """Makes the step. `coefficients` has for each cohort of begin(): (scale, coupled decay, rule's scalars)."""
+        """Makes the step. `coefficients` has for each cohort: ((scale, coupled decay), rule's scalars)."""
         cdef Py_ssize_t i, k, parts
         cdef Cohort *cohort
         if len(coefficients) != self.cohort_count:
             raise RuntimeError("run() answers the cohorts of begin()")
         for k in range(self.cohort_count):
-            scale, decay, scalars = coefficients[k]
+            prepare, scalars = coefficients[k]
             if len(scalars) > COEFFICIENTS:
                 raise ValueError(f"a rule has at most {COEFFICIENTS} coefficients, got {len(scalars)}")
             cohort = &self.walk.cohorts[k]
-            fill(&cohort.prepare, (scale, decay))
+            fill(&cohort.prepare, prepare)
             fill(&cohort.rule, scalars)
-            cohort.prepared = scale != 1 or decay != 0
+            cohort.prepared = cohort.prepare.f64[0] != 1 or cohort.prepare.f64[1] != 0
         self.walk.flush = threads.flush_subnormals
         parts = 1
         if num_threads is not None or threads.num_threads != 1:

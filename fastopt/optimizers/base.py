@@ -161,13 +161,15 @@ class Optimizer:
         self._plan = Plan(self.rule)
         self._arrays: list[dict[str, np.ndarray]] = []  # per parameter: slot -> state array
         self._lists: list[list] = []  # per group: its "params", to notice a replacement
-        self._settled: list = []  # per group: (values, settings, schedules)
+        self._indices: range = range(0)  # of the groups
+        self._settled: list = []  # per group: (values, what _settings returned for them), None to settle anew
         self._rows: list = []  # per group: the slots its parameters have in the plan
         self._nested = False  # gradients come nested too
         self._count = 0
         self._num_threads = None
-        self._hooks = {kind: Hooks() for kind in (
-            "step_pre", "step_post", "state_dict_pre", "state_dict_post", "load_pre", "load_post")}
+        self._step_pre, self._step_post = Hooks(), Hooks()
+        self._state_dict_pre, self._state_dict_post = Hooks(), Hooks()
+        self._load_pre, self._load_post = Hooks(), Hooks()
 
     @staticmethod
     def _as_groups(params):
@@ -226,6 +228,7 @@ class Optimizer:
         self._nested = self._nested or is_container(given) and any(map(is_container, given))
         self._arrays += [{} for _ in params]
         self._lists.append(params)
+        self._indices = range(len(self.param_groups))
         self._settled.append(None)
         self._rows.append(None)
 
@@ -246,32 +249,30 @@ class Optimizer:
         return settings, schedules
 
     def _settings(self, index):
-        """The plain hyperparameters of a group for the step to come. Cheap while nobody changes the group."""
+        """The plain hyperparameters of a group for the step to come, and its prepare stage.
+
+        Cheap while nobody changes the group.
+        """
         group = self.param_groups[index]
+        settled = self._settled[index]
+        if settled is not None and settled[0] == list(group.values()) and group["params"] is self._lists[index]:
+            return settled[1]
         if group["params"] is not self._lists[index]:
             raise ValueError(f"param_groups[{index}]['params'] was replaced; rebind(params) moves to other arrays")
-        values = list(group.values())
-        settled = self._settled[index]
-        if settled is None or settled[0] != values:
-            settings, schedules = self._settle(group)
-            # an array can change in place without a trace: settle such a group at every step
-            mutable = any(isinstance(group[name], np.ndarray) or hasattr(group[name], "__dlpack__")
-                          for name in self.hyperparameters)
-            self._settled[index] = None if mutable else (values, settings, schedules)
-        else:
-            _, settings, schedules = settled
-            if schedules is None:
-                return settings
+        settings, schedules = self._settle(group)
         if schedules is not None:
-            settings = dict(settings)
             for name, value in schedules.items():
                 settings[name] = self.hyperparameters[name](name, at(value, self._count))
             self.check_settings(settings)
+        result = settings, (-1.0 if settings["maximize"] else 1.0, self.coupled_decay(settings))
+        # a schedule, and an array that can change in place without a trace, are settled at every step
+        fixed = schedules is None and not any(hasattr(group[name], "__dlpack__") for name in self.hyperparameters)
+        self._settled[index] = (list(group.values()), result) if fixed else None
         rows = tuple(self.slots(settings))
         if rows != self._rows[index]:
             self._rows[index] = rows
             self._repoint(index)
-        return settings
+        return result
 
     # ---- state
 
@@ -287,7 +288,7 @@ class Optimizer:
         """Makes the state arrays that parameters lack, all or none, and shows them to the plan."""
         made = []
         for position in positions:
-            slots = self.slots(self._settings(self._plan.group(position)))
+            slots = self.slots(self._settings(self._plan.group(position))[0])
             arrays = self._arrays[position]
             made.append((position, slots, {name: full_like(self._plan.params[position], value)
                                            for name, value in slots.items() if name not in arrays}))
@@ -443,13 +444,13 @@ class Optimizer:
                 changed: no parameter, no state, no step count.
             RuntimeError: another thread is stepping this optimizer.
         """
-        if self._hooks["step_pre"] or self._hooks["step_post"] or GLOBAL_PRE or GLOBAL_POST:
+        if self._step_pre or self._step_post or GLOBAL_PRE or GLOBAL_POST:
             return self._step_with_hooks(grads, closure)
         return self._step(grads, closure)
 
     def _step_with_hooks(self, grads, closure):
         args, kwargs = (), {"grads": grads, "closure": closure}
-        for hook in (*GLOBAL_PRE.values(), *self._hooks["step_pre"].values()):
+        for hook in (*GLOBAL_PRE.values(), *self._step_pre.values()):
             result = hook(self, args, kwargs)
             if result is not None:
                 try:
@@ -457,35 +458,35 @@ class Optimizer:
                 except (TypeError, ValueError):
                     raise TypeError(f"a step pre-hook must return None or (args, kwargs), got {result!r}") from None
         loss = self._step(*args, **kwargs)
-        for hook in (*self._hooks["step_post"].values(), *GLOBAL_POST.values()):
+        for hook in (*self._step_post.values(), *GLOBAL_POST.values()):
             hook(self, args, kwargs)
         return loss
 
     def _step(self, grads=None, closure=None):
         loss = None
-        if closure is None and callable(grads):
-            grads, closure = None, grads  # torch's order: step(closure)
-        if closure is not None:
-            if grads is not None:
-                raise ValueError("step() takes grads or a closure, not both")
-            loss = closure()
-            if isinstance(loss, tuple):
-                loss, grads = loss
         plan = self._plan
-        if type(grads) is not list or self._nested or len(grads) != len(plan) or is_container(grads[0]):
-            grads = self._arrange(grads) if grads is not None else None
+        if type(grads) is not list or self._nested or len(grads) != len(plan) or type(grads[0]) in (list, tuple, dict):
+            if callable(grads) and closure is None:
+                grads, closure = None, grads  # torch's order: step(closure)
+            if closure is not None:
+                if grads is not None:
+                    raise ValueError("step() takes grads or a closure, not both")
+                loss = closure()
+                if isinstance(loss, tuple):
+                    loss, grads = loss
+            if grads is not None:
+                grads = self._arrange(grads)
+        elif closure is not None:
+            raise ValueError("step() takes grads or a closure, not both")
         plan.acquire()
         try:
-            settings = [self._settings(index) for index in range(len(self.param_groups))]
-            cohorts = plan.begin(grads)
-            answers = [
-                (-1.0 if settings[index]["maximize"] else 1.0, self.coupled_decay(settings[index]),
-                 self.coefficients(settings[index], step))
-                for index, step in cohorts
-            ]
-            missing = plan.missing()
-            if missing:
-                self._give_states(missing)
+            settled = list(map(self._settings, self._indices))
+            answers = []
+            for index, step in plan.begin(grads):
+                settings, prepare = settled[index]
+                answers.append((prepare, self.coefficients(settings, step)))
+            if plan.unready:
+                self._give_states(plan.missing())
             plan.run(answers, self._num_threads)
         finally:
             plan.release()
@@ -499,33 +500,33 @@ class Optimizer:
 
         Returns a handle with `remove()`.
         """
-        return self._hooks["step_pre"].add(hook)
+        return self._step_pre.add(hook)
 
     def register_step_post_hook(self, hook):
         """Calls `hook(optimizer, args, kwargs)` after each step. Returns a handle with `remove()`."""
-        return self._hooks["step_post"].add(hook)
+        return self._step_post.add(hook)
 
     def register_state_dict_pre_hook(self, hook, prepend=False):
         """Calls `hook(optimizer)` before `state_dict`. Returns a handle with `remove()`."""
-        return self._hooks["state_dict_pre"].add(hook, prepend)
+        return self._state_dict_pre.add(hook, prepend)
 
     def register_state_dict_post_hook(self, hook, prepend=False):
         """Calls `hook(optimizer, state_dict)` after `state_dict`; it may return another one.
 
         Returns a handle with `remove()`.
         """
-        return self._hooks["state_dict_post"].add(hook, prepend)
+        return self._state_dict_post.add(hook, prepend)
 
     def register_load_state_dict_pre_hook(self, hook, prepend=False):
         """Calls `hook(optimizer, state_dict)` before loading; it may return another one.
 
         Returns a handle with `remove()`.
         """
-        return self._hooks["load_pre"].add(hook, prepend)
+        return self._load_pre.add(hook, prepend)
 
     def register_load_state_dict_post_hook(self, hook, prepend=False):
         """Calls `hook(optimizer)` after loading. Returns a handle with `remove()`."""
-        return self._hooks["load_post"].add(hook, prepend)
+        return self._load_post.add(hook, prepend)
 
     # ---- checkpoints
 
@@ -537,7 +538,7 @@ class Optimizer:
         hyperparameter that is a schedule is saved as its value now; the schedule itself is code, which the
         program that loads brings along.
         """
-        for hook in self._hooks["state_dict_pre"].values():
+        for hook in self._state_dict_pre.values():
             hook(self)
         groups, position = [], 0
         for group in self.param_groups:
@@ -557,7 +558,7 @@ class Optimizer:
                 if entries:
                     state[position] = entries
         result = {"state": state, "param_groups": groups, "step_count": self._count}
-        for hook in self._hooks["state_dict_post"].values():
+        for hook in self._state_dict_post.values():
             result = hook(self, result) or result
         return result
 
@@ -571,7 +572,7 @@ class Optimizer:
         Raises:
             ValueError: groups, parameters, names, state keys or shapes do not fit; nothing was changed.
         """
-        for hook in self._hooks["load_pre"].values():
+        for hook in self._load_pre.values():
             state_dict = hook(self, state_dict) or state_dict
         self._plan.check_idle()
         groups, order = self._match_groups(state_dict)
@@ -598,7 +599,7 @@ class Optimizer:
             self._plan.set_step(position, step)
         most = max((step for step, _ in states.values()), default=0)
         self._count = most if total is None else step_count(total)
-        for hook in self._hooks["load_post"].values():
+        for hook in self._load_post.values():
             hook(self)
 
     def _match_groups(self, state_dict):
@@ -678,6 +679,7 @@ class Optimizer:
             self._lists.append(group["params"])
             self._settled.append(None)
             self._rows.append(None)
+        self._indices = range(len(self.param_groups))
         for position, (arrays, step) in enumerate(zip(saved["arrays"], saved["steps"], strict=True)):
             # own, aligned memory again: what comes out of a pickle is a plain array
             self._arrays.append({})

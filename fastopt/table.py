@@ -1,0 +1,152 @@
+"""The table of methods: one row each. It drives the tests, the benchmarks and the table in the README.
+
+`python -m fastopt.table` prints the README's table.
+"""
+
+import inspect
+from dataclasses import dataclass
+
+from . import functional, optimizers, reference
+
+
+@dataclass(frozen=True)
+class Method:
+    """One optimizer.
+
+    Attributes:
+        optimizer: the class.
+        source: where the method comes from.
+        lr: a learning rate at which it solves the standard problems of the tests.
+        variants: sets of options; every test of a property runs over all of them.
+        torch_fused: whether torch.optim has a fused CPU kernel for it.
+    """
+
+    optimizer: type
+    source: str
+    lr: float
+    variants: tuple[dict, ...]
+    torch_fused: bool = False
+
+    @property
+    def name(self):
+        return self.optimizer.__name__
+
+    @property
+    def reference(self):
+        """The twin in plain NumPy."""
+        return getattr(reference, self.name.lower())
+
+    @property
+    def functional(self):
+        """The function without an Optimizer."""
+        return getattr(functional, self.name.lower())
+
+    @property
+    def options(self):
+        """The arguments after `params`, with their defaults."""
+        parameters = inspect.signature(self.optimizer).parameters
+        return {name: parameter.default for name, parameter in parameters.items() if name != "params"}
+
+    def slots(self, **options):
+        """The state arrays that these options need, with their initial values."""
+        return self.optimizer.slots(self.options | self.optimizer.fixed | options)
+
+    def state_bytes(self, itemsize=4, **options):
+        """Bytes of state for each element."""
+        return itemsize * len(self.slots(**options))
+
+    def traffic(self, itemsize=4, **options):
+        """Bytes a step moves for each element: it reads the gradient, reads and writes parameter and state."""
+        return itemsize * (3 + 2 * len(self.slots(**options)))
+
+
+METHODS = (
+    Method(
+        optimizers.SGD,
+        source="Robbins, Monro 1951; Sutskever et al. 2013",
+        lr=0.05,
+        variants=(
+            {},
+            {"weight_decay": 0.1},
+            {"maximize": True},
+            {"momentum": 0.9},
+            {"momentum": 0.9, "dampening": 0.3, "weight_decay": 0.1, "maximize": True},
+            {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
+            {"momentum": 0.9, "momentum_mode": "classic", "dampening": 0.1},
+            {"momentum": 0.9, "momentum_mode": "classic", "nesterov": True},
+        ),
+        torch_fused=True,
+    ),
+    Method(
+        optimizers.Adagrad,
+        source="Duchi, Hazan, Singer 2011",
+        lr=0.5,
+        variants=(
+            {},
+            {"lr_decay": 0.1, "weight_decay": 0.1, "maximize": True},
+            {"initial_accumulator_value": 0.5, "eps": 1e-3},
+            {"eps_mode": "inside", "eps": 1e-3},
+        ),
+        torch_fused=True,
+    ),
+    Method(
+        optimizers.RMSprop,
+        source="Tieleman, Hinton 2012; Graves 2013",
+        lr=0.01,
+        variants=(
+            {},
+            {"momentum": 0.9},
+            {"centered": True},
+            {"centered": True, "momentum": 0.5, "weight_decay": 0.1, "maximize": True},
+            {"alpha": 0.9, "eps": 1e-3, "eps_mode": "inside"},
+        ),
+    ),
+    Method(
+        optimizers.Adam,
+        source="Kingma, Ba 2015; Reddi et al. 2018",
+        lr=0.05,
+        variants=(
+            {},
+            {"amsgrad": True},
+            {"weight_decay": 0.1, "maximize": True},
+            {"betas": (0.0, 0.9), "eps": 1e-3},
+            {"decoupled_weight_decay": True, "weight_decay": 0.1, "amsgrad": True},
+            {"eps_mode": "hat", "eps": 1e-3},
+            {"eps_mode": "inside", "eps": 1e-3},
+        ),
+        torch_fused=True,
+    ),
+    Method(
+        optimizers.AdamW,
+        source="Loshchilov, Hutter 2019",
+        lr=0.05,
+        variants=(
+            {},
+            {"amsgrad": True, "weight_decay": 0.5},
+            {"maximize": True, "betas": (0.5, 0.9), "weight_decay": 0.0},
+            {"eps_mode": "hat", "eps": 1e-3},
+        ),
+        torch_fused=True,
+    ),
+)
+
+
+def markdown():
+    """The README's table of methods."""
+    lines = [
+        "| optimizer | options (besides `params`) | source | state, bytes | traffic, bytes |",
+        "|---|---|---|---|---|",
+    ]
+    for method in METHODS:
+        options = ", ".join(f"`{name}={value!r}`" for name, value in method.options.items())
+        states = sorted({method.state_bytes(**variant) for variant in method.variants})
+        traffic = sorted({method.traffic(**variant) for variant in method.variants})
+        lines.append(
+            f"| `{method.name}` | {options} | {method.source} | "
+            f"{' or '.join(map(str, states))} | {' or '.join(map(str, traffic))} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(markdown())
