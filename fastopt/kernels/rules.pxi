@@ -11,7 +11,9 @@
 #   - a name is assigned one expression only: reassigned names are inferred as double;
 #   - no literal constants in arithmetic: they are double, and so would the loop be;
 #   - options are compile-time arguments of a `loop`, which is always inlined: no branch inside.
-# Products and sums are never contracted: every level gives the same bits.
+# Products and sums are never contracted: every level gives the same bits. Where two NaN meet in a sum, which one
+# survives depends on the order in which a compiler puts them; so clean32 and clean64 turn every NaN that comes in
+# into the one that the CPU itself makes, and all are the same. It hides behind the loads.
 
 from libc.math cimport sqrt, sqrtf
 from cpython.pycapsule cimport PyCapsule_New
@@ -27,10 +29,21 @@ cdef extern from *:
     #endif
     typedef float  *FASTOPT_RESTRICT fastopt_f32;
     typedef double *FASTOPT_RESTRICT fastopt_f64;
+
+    /* The NaN that this CPU makes for an invalid operation. */
+    #if defined(__SSE2__) || defined(_M_X64)
+      #define FASTOPT_NAN (-__builtin_nanf(""))
+    #else
+      #define FASTOPT_NAN (__builtin_nanf(""))
+    #endif
+    static inline float fastopt_clean32(float x) { return x == x ? x : FASTOPT_NAN; }
+    static inline double fastopt_clean64(double x) { return x == x ? x : (double)FASTOPT_NAN; }
     """
     ctypedef float* f32 "fastopt_f32"
     ctypedef double* f64 "fastopt_f64"
     ctypedef void loop "FASTOPT_LOOP"
+    float clean32 "fastopt_clean32"(float) noexcept nogil
+    double clean64 "fastopt_clean64"(double) noexcept nogil
 
 ctypedef fused vec:
     f32
@@ -48,11 +61,13 @@ cdef inline loop prepare_loop(vec h, source g, vec p, Py_ssize_t n, vec c, bint 
     cdef Py_ssize_t i
     for i in range(n):
         if vec is f32:
-            x = c[0] * <float>g[i]
+            x = c[0] * clean32(<float>g[i])
+            y = clean32(p[i])
         else:
-            x = c[0] * <double>g[i]
+            x = c[0] * clean64(<double>g[i])
+            y = clean64(p[i])
         if decay:
-            h[i] = x + c[1] * p[i]
+            h[i] = x + c[1] * y
         else:
             h[i] = x
 
@@ -71,14 +86,18 @@ cdef inline loop sgd_loop(vec p, vec g, vec b, Py_ssize_t n, vec c, bint momentu
     cdef Py_ssize_t i
     mu, tau, x, y = c[0], c[1], c[2], c[3]
     for i in range(n):
+        if vec is f32:
+            h = clean32(g[i])
+        else:
+            h = clean64(g[i])
         if momentum:
-            b[i] = mu * b[i] + tau * g[i]
+            b[i] = mu * b[i] + tau * h
         if momentum and nesterov:
-            p[i] = p[i] - (x * b[i] + y * g[i])
+            p[i] = p[i] - (x * b[i] + y * h)
         elif momentum:
             p[i] = p[i] - x * b[i]
         else:
-            p[i] = p[i] - y * g[i]
+            p[i] = p[i] - y * h
 
 cdef void sgd(vec p, vec g, vec b, vec _1, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
     if b == NULL:
@@ -96,12 +115,16 @@ cdef void adagrad(vec p, vec g, vec s, vec _1, vec _2, vec _3, Py_ssize_t n, vec
     cdef Py_ssize_t i
     eta, eps, eps_in = c[0], c[1], c[2]
     for i in range(n):
-        s[i] = s[i] + g[i] * g[i]
+        if vec is f32:
+            h = clean32(g[i])
+        else:
+            h = clean64(g[i])
+        s[i] = s[i] + h * h
         if vec is f32:
             d = sqrtf(s[i] + eps_in) + eps
         else:
             d = sqrt(s[i] + eps_in) + eps
-        p[i] = p[i] - eta * g[i] / d
+        p[i] = p[i] - eta * h / d
 
 
 # ---- RMSprop -----------------------------------------------------------------------------------
@@ -113,9 +136,13 @@ cdef inline loop rmsprop_loop(vec p, vec g, vec v, vec b, vec a, Py_ssize_t n, v
     cdef Py_ssize_t i
     alpha, beta, eta, eps, eps_in, mu = c[0], c[1], c[2], c[3], c[4], c[5]
     for i in range(n):
-        v[i] = alpha * v[i] + beta * g[i] * g[i]
+        if vec is f32:
+            h = clean32(g[i])
+        else:
+            h = clean64(g[i])
+        v[i] = alpha * v[i] + beta * h * h
         if centered:
-            a[i] = alpha * a[i] + beta * g[i]
+            a[i] = alpha * a[i] + beta * h
             w = v[i] - a[i] * a[i] + eps_in
         else:
             w = v[i] + eps_in
@@ -124,10 +151,10 @@ cdef inline loop rmsprop_loop(vec p, vec g, vec v, vec b, vec a, Py_ssize_t n, v
         else:
             d = sqrt(w) + eps
         if momentum:
-            b[i] = mu * b[i] + g[i] / d
+            b[i] = mu * b[i] + h / d
             p[i] = p[i] - eta * b[i]
         else:
-            p[i] = p[i] - eta * g[i] / d
+            p[i] = p[i] - eta * h / d
 
 cdef void rmsprop(vec p, vec g, vec v, vec b, vec a, vec _3, Py_ssize_t n, vec c) noexcept nogil:
     if b == NULL and a == NULL:
@@ -151,8 +178,14 @@ cdef inline loop adam_loop(vec p, vec g, vec m, vec v, vec w, Py_ssize_t n, vec 
     cdef Py_ssize_t i
     b1, u1, b2, u2, a, r, eps, eps_in, decay = c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8]
     for i in range(n):
-        m[i] = b1 * m[i] + u1 * g[i]
-        v[i] = b2 * v[i] + u2 * g[i] * g[i]
+        if vec is f32:
+            h = clean32(g[i])
+            q = clean32(p[i])
+        else:
+            h = clean64(g[i])
+            q = clean64(p[i])
+        m[i] = b1 * m[i] + u1 * h
+        v[i] = b2 * v[i] + u2 * h * h
         if amsgrad:
             w[i] = w[i] if w[i] >= v[i] else v[i]  # a NaN in v wins, as in torch
             x = w[i] + eps_in
@@ -163,9 +196,9 @@ cdef inline loop adam_loop(vec p, vec g, vec m, vec v, vec w, Py_ssize_t n, vec 
         else:
             d = sqrt(x) * r + eps
         if decoupled:
-            p[i] = p[i] - (a * m[i] / d + decay * p[i])
+            p[i] = q - (a * m[i] / d + decay * q)
         else:
-            p[i] = p[i] - a * m[i] / d
+            p[i] = q - a * m[i] / d
 
 cdef void adam(vec p, vec g, vec m, vec v, vec w, vec _3, Py_ssize_t n, vec c) noexcept nogil:
     if w == NULL and c[8]:

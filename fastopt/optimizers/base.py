@@ -194,12 +194,10 @@ class Optimizer:
             raise TypeError(f"param_group must be a dict, got {type(param_group).__name__}")
         if "params" not in param_group:
             raise ValueError("param_group must have the key 'params'")
-        unknown = set(param_group) - set(self.defaults) - KEPT - TORCH_ONLY - {"params"}
+        own = [name for name in self.defaults if name not in self.fixed]
+        unknown = [name for name in param_group if name not in {*own, *KEPT, "params"}]
         if unknown:
-            raise ValueError(
-                f"{type(self).__name__} has no hyperparameter {', '.join(map(repr, sorted(unknown)))}; "
-                f"it has {', '.join(self.defaults)}"
-            )
+            raise ValueError(f"{type(self).__name__} has no hyperparameter {unknown[0]!r}; it has {', '.join(own)}")
         given = listed(param_group["params"])
         leaves = flatten(given)
         names = [name for name, _ in leaves]
@@ -239,7 +237,7 @@ class Optimizer:
         settings, schedules = {}, None
         for name, check in self.hyperparameters.items():
             value = group[name]
-            if callable(value) or (isinstance(value, tuple) and any(map(callable, value))):
+            if is_schedule(value):
                 schedules = schedules or {}
                 schedules[name] = value
             else:
@@ -585,8 +583,9 @@ class Optimizer:
         for group, (settings, schedules) in zip(groups, settled, strict=True):
             if schedules is None:
                 self.check_settings(settings)
+        most = max((step for step, _ in states.values()), default=0)
+        count = step_count(state_dict.get("step_count", most))
         # all is known to fit: from here on nothing raises
-        total = state_dict.get("step_count")
         for position in range(len(self._plan)):
             self._plan.drop_state(position)
             self._arrays[position] = {}
@@ -597,8 +596,7 @@ class Optimizer:
         for position, (step, arrays) in states.items():
             self._arrays[position] = arrays
             self._plan.set_step(position, step)
-        most = max((step for step, _ in states.values()), default=0)
-        self._count = most if total is None else step_count(total)
+        self._count = count
         for hook in self._load_post.values():
             hook(self)
 
@@ -631,7 +629,7 @@ class Optimizer:
             if known is not None:
                 group["param_names"] = known
             for name in self.hyperparameters:
-                if callable(ours[name]) or (isinstance(ours[name], tuple) and any(map(callable, ours[name]))):
+                if is_schedule(ours[name]) or name in self.fixed:
                     group[name] = ours[name]
             groups.append(group)
         return groups, order
@@ -703,6 +701,10 @@ class Optimizer:
 
 def is_group(node):
     return isinstance(node, Mapping) and "params" in node
+
+
+def is_schedule(value):
+    return callable(value) or (isinstance(value, tuple) and any(map(callable, value)))
 
 
 def at(value, count):

@@ -1,0 +1,376 @@
+"""The demo: trains a network on handwritten digits, and times the optimizer against its rule in plain NumPy.
+
+The network is a perceptron in NumPy with a backward pass written by hand; the digits ship with scikit-learn.
+It is also an example of a training loop: `train` is all there is to it. Needs `pip install "fastopt[demo]"`.
+
+>>> import numpy as np
+>>> params = init_model((4, 5, 5, 3), seed=0, dtype=np.float64)
+>>> loss, grads = loss_and_grads(params, np.ones((2, 4)), np.array([0, 2]))
+>>> [grads[name].shape == param.shape for name, param in params.items()]
+[True, True, True, True, True, True]
+"""
+
+import argparse
+import hashlib
+import importlib
+import inspect
+import itertools
+import math
+import statistics
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from . import lr_scheduler
+from ._version import __version__
+from .table import METHODS
+
+__all__ = ["History", "Settings", "add_arguments", "digits", "init_model", "loss_and_grads", "plot", "run", "train"]
+
+CLASSES = 10
+# Where a method's own defaults do not suit these digits. A method without an entry runs with its defaults.
+OPTIONS = {
+    "SGD": {"lr": 0.1, "momentum": 0.9},
+    "RMSprop": {"lr": 1e-3},
+}
+
+
+class Stop(Exception):
+    """Ends the demo with a message for the user."""
+
+
+# ---- data
+
+@dataclass(frozen=True)
+class Data:
+    """Images, one in each row, with values from 0 to 1, and the digits they show."""
+
+    train_images: np.ndarray
+    train_digits: np.ndarray
+    test_images: np.ndarray
+    test_digits: np.ndarray
+
+
+def optional(module):
+    """Imports a module of the optional packages."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise Stop(f'the demo needs scikit-learn, matplotlib and tqdm ({error}): pip install "fastopt[demo]"') from None
+
+
+def digits(seed, dtype):
+    """scikit-learn's 1,797 digits of 8 by 8 pixels; a fifth of each class is for the test."""
+    given = optional("sklearn.datasets").load_digits()
+    parts = optional("sklearn.model_selection").train_test_split(
+        (given.data / 16).astype(dtype), given.target, test_size=0.2, stratify=given.target, random_state=seed)
+    train_images, test_images, train_digits, test_digits = parts
+    return Data(train_images, train_digits, test_images, test_digits)
+
+
+# ---- model
+
+def init_model(sizes, seed, dtype):
+    """Weights (He et al. 2015) and zero biases of the layers between `sizes`, as a dict of arrays."""
+    random = np.random.default_rng(seed)
+    params = {}
+    for layer, (inputs, outputs) in enumerate(itertools.pairwise(sizes), 1):
+        weight = random.standard_normal((inputs, outputs)) * math.sqrt(2 / inputs)
+        params[f"weight{layer}"] = weight.astype(dtype)
+        params[f"bias{layer}"] = np.zeros(outputs, dtype)
+    return params
+
+
+def forward(params, images):
+    """Returns the inputs of every layer, and the logits."""
+    layers = len(params) // 2
+    inputs = [images]
+    for layer in range(1, layers + 1):
+        outputs = inputs[-1] @ params[f"weight{layer}"] + params[f"bias{layer}"]
+        if layer < layers:
+            inputs.append(np.maximum(outputs, 0))
+    return inputs, outputs
+
+
+def cross_entropy(logits, labels):
+    """Returns the mean of -log softmax(logits)[label], and the softmax."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    powers = np.exp(shifted)
+    sums = powers.sum(axis=1, keepdims=True)
+    rows = np.arange(len(labels))
+    loss = np.mean(np.log(sums[:, 0]) - shifted[rows, labels], dtype=np.float64)
+    return float(loss), powers / sums
+
+
+def loss_and_grads(params, images, labels):
+    """Returns the mean loss, and its gradients in a dict like `params`.
+
+    With inputs a of a layer and the gradient d of its outputs: dW = aᵀ d, db = Σ d, and the gradient of the
+    outputs of the layer below is d Wᵀ where its ReLU let them through, that is where a > 0.
+    """
+    inputs, logits = forward(params, images)
+    loss, d = cross_entropy(logits, labels)
+    d[np.arange(len(labels)), labels] -= 1
+    d /= len(labels)
+    grads = dict.fromkeys(params)
+    for layer in range(len(inputs), 0, -1):
+        a = inputs[layer - 1]
+        grads[f"weight{layer}"] = a.T @ d
+        grads[f"bias{layer}"] = d.sum(axis=0)
+        if layer > 1:
+            d = (d @ params[f"weight{layer}"].T) * (a > 0)
+    return loss, grads
+
+
+def evaluate(params, images, labels):
+    """Returns the mean loss, and the share of images that are recognized."""
+    _, logits = forward(params, images)
+    loss, _ = cross_entropy(logits, labels)
+    return loss, float(np.mean(logits.argmax(axis=1) == labels))
+
+
+def digest(params):
+    """A short fingerprint of the bits of the parameters."""
+    return hashlib.sha256(b"".join(param.tobytes() for param in params.values())).hexdigest()[:16]
+
+
+# ---- schedules
+
+def warmup(steps):
+    """A factor that rises in a straight line for a tenth of the steps, then falls with the root of the step."""
+    rise = max(1, steps // 10)
+    return lambda step: min((step + 1) / rise, math.sqrt(rise / (step + 1)))
+
+
+SCHEDULES = {
+    "none": lambda optimizer, steps: None,
+    "step": lambda optimizer, steps: lr_scheduler.StepLR(optimizer, max(1, steps // 4), gamma=0.4),
+    "multistep": lambda optimizer, steps: lr_scheduler.MultiStepLR(
+        optimizer, [steps // 2, steps * 3 // 4], gamma=0.2),
+    "exponential": lambda optimizer, steps: lr_scheduler.ExponentialLR(optimizer, gamma=0.02 ** (1 / steps)),
+    "cosine": lambda optimizer, steps: lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps),
+    "linear": lambda optimizer, steps: lr_scheduler.LinearLR(
+        optimizer, start_factor=1.0, end_factor=0.0, total_iters=steps),
+    "lambda": lambda optimizer, steps: lr_scheduler.LambdaLR(optimizer, warmup(steps)),
+}
+
+
+# ---- training
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is made with; the seed decides the split, the first weights and the batches."""
+
+    schedule: str = "cosine"
+    lr: float | None = None  # None: the method's, see `options_of`
+    epochs: int = 30
+    batch: int = 32
+    hidden: tuple[int, int] = (256, 128)
+    dtype: str = "float32"
+    seed: int = 0
+    threads: int | None = None  # of the optimizer; None: fastopt.get_num_threads()
+
+    def steps(self, images):
+        """Steps of a run over so many images."""
+        return self.epochs * math.ceil(images / self.batch)
+
+
+@dataclass
+class History:
+    """What happened in a run.
+
+    Attributes:
+        name: the optimizer.
+        lr: the learning rate it started from.
+        params: the trained parameters.
+        losses, rates: training loss and learning rate of each step.
+        seconds, numpy_seconds: what each step took in the optimizer and in the same rule in plain NumPy.
+        train_losses, test_losses, accuracies: after each epoch; the training loss is the mean of its steps.
+        difference: the largest difference between a parameter and its twin that NumPy stepped.
+    """
+
+    name: str
+    lr: float
+    params: dict[str, np.ndarray]
+    losses: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    numpy_seconds: list[float] = field(default_factory=list)
+    train_losses: list[float] = field(default_factory=list)
+    test_losses: list[float] = field(default_factory=list)
+    accuracies: list[float] = field(default_factory=list)
+    difference: float = 0.0
+
+    @property
+    def ratio(self):
+        """How many times as long NumPy takes for a step: medians."""
+        return statistics.median(self.numpy_seconds) / statistics.median(self.seconds)
+
+
+class Shadow:
+    """The same rule in plain NumPy, stepping copies of the parameters."""
+
+    def __init__(self, method, params):
+        self.rule, self.names = method.reference, tuple(method.options)
+        self.params = [param.copy() for param in params.values()]
+        self.states = [{} for _ in self.params]
+        self.count = 0
+
+    def step(self, grads, group):
+        """Steps with the hyperparameters of a parameter group."""
+        self.count += 1
+        options = {name: group[name] for name in self.names}
+        for param, grad, state in zip(self.params, grads.values(), self.states, strict=True):
+            self.rule(param, grad, state, self.count, **options)
+
+
+def options_of(method, lr=None):
+    """The arguments that the demo gives to an optimizer."""
+    options = dict(OPTIONS.get(method.name, {}))
+    if lr is not None:
+        options["lr"] = lr
+    elif method.options["lr"] is inspect.Parameter.empty:
+        options.setdefault("lr", method.lr)
+    return options
+
+
+def timed(function, *arguments):
+    start = perf_counter()
+    function(*arguments)
+    return perf_counter() - start
+
+
+def batches(settings, images, labels):
+    """Yields for each epoch an iterator over its batches, in an order that the seed decides."""
+    # another stream than that of the first weights
+    random = np.random.default_rng((settings.seed, 1))
+    for _ in range(settings.epochs):
+        order = random.permutation(len(images))
+        yield ((images[some], labels[some])
+               for some in (order[start : start + settings.batch] for start in range(0, len(order), settings.batch)))
+
+
+def checked(loss, name, count):
+    if not math.isfinite(loss):
+        raise Stop(f"{name} diverged: the loss is {loss} after {count} steps; choose a smaller --lr")
+    return loss
+
+
+def train(method, data, settings, after_step=lambda: None, after_epoch=lambda history: None):
+    """Trains a new model with one method of the table.
+
+    Args:
+        method: a row of `fastopt.table.METHODS`.
+        data: from `digits`.
+        settings: see `Settings`.
+        after_step, after_epoch: called without arguments and with the `History` so far.
+
+    Returns:
+        History: everything that `plot` shows.
+
+    Raises:
+        Stop: the loss is no longer finite.
+    """
+    sizes = (data.train_images.shape[1], *settings.hidden, CLASSES)
+    params = init_model(sizes, settings.seed, settings.dtype)
+    shadow = Shadow(method, params)
+    optimizer = method.optimizer(params, **options_of(method, settings.lr))
+    optimizer.num_threads = settings.threads
+    group = optimizer.param_groups[0]
+    history = History(method.name, group["lr"], params)
+    scheduler = SCHEDULES[settings.schedule](optimizer, settings.steps(len(data.train_images)))
+    with np.errstate(over="ignore", invalid="ignore"):  # `checked` tells of a run that diverges
+        for epoch in batches(settings, data.train_images, data.train_digits):
+            before = len(history.losses)
+            for images, labels in epoch:
+                loss, grads = loss_and_grads(params, images, labels)
+                history.losses.append(checked(loss, method.name, len(history.losses)))
+                history.rates.append(group["lr"])
+                step_both(optimizer, shadow, grads, history)
+                if scheduler is not None:
+                    scheduler.step()
+                after_step()
+            history.train_losses.append(statistics.fmean(history.losses[before:]))
+            loss, accuracy = evaluate(params, data.test_images, data.test_digits)
+            history.test_losses.append(checked(loss, method.name, len(history.losses)))
+            history.accuracies.append(accuracy)
+            after_epoch(history)
+    history.difference = max(
+        float(np.abs(twin - param).max()) for twin, param in zip(shadow.params, params.values(), strict=True))
+    return history
+
+
+def step_both(optimizer, shadow, grads, history):
+    """Steps the parameters and their NumPy twins; they take turns in being first, when the caches are colder."""
+    group = optimizer.param_groups[0]
+    if len(history.seconds) % 2:
+        history.numpy_seconds.append(timed(shadow.step, grads, group))
+        history.seconds.append(timed(optimizer.step, grads))
+    else:
+        history.seconds.append(timed(optimizer.step, grads))
+        history.numpy_seconds.append(timed(shadow.step, grads, group))
+
+
+# ---- picture
+
+def plot(histories, settings, path):
+    """Writes a PNG of the loss, accuracy and learning rate of some runs with the same settings."""
+    figure = optional("matplotlib.figure").Figure(figsize=(14, 5), dpi=110, layout="constrained")
+    loss, accuracy, rate = figure.subplots(1, 3)
+    if len(histories) == 1:
+        plot_one(histories[0], loss, accuracy, rate)
+        loss.legend()
+        title = f"{histories[0].name} on handwritten digits: {histories[0].accuracies[-1]:.1%} of the test images"
+    else:
+        plot_race(histories, loss, accuracy, rate)
+        handles, labels = accuracy.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(histories)), frameon=False)
+        title = f"{len(histories)} optimizers on handwritten digits"
+    figure.suptitle(f"{title}\n{describe(settings)}", fontsize=13)
+    loss.set(title="Loss", xlabel="epoch", ylabel="cross-entropy", yscale="log")
+    accuracy.set(title="Accuracy on the test images", xlabel="epoch", ylabel="accuracy")
+    accuracy.yaxis.set_major_formatter("{x:.4g} %")
+    rate.set(title="Learning rate", xlabel="step", ylabel="learning rate")
+    for axes in (loss, accuracy, rate):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.margins(x=0.01)
+    figure.savefig(path, format="png")
+
+
+def describe(settings):
+    return (f"{settings.hidden[0]} and {settings.hidden[1]} hidden units, {settings.dtype}, batches of "
+            f"{settings.batch}, schedule: {settings.schedule}, seed {settings.seed}")
+
+
+def epochs_of(history):
+    return range(1, len(history.accuracies) + 1)
+
+
+def percent(accuracies):
+    return [100 * accuracy for accuracy in accuracies]
+
+
+def plot_one(history, loss, accuracy, rate):
+    steps = np.arange(1, len(history.losses) + 1)
+    per_epoch = len(history.losses) / len(history.accuracies)
+    loss.plot(steps / per_epoch, history.losses, color="C0", alpha=0.25, linewidth=0.8, label="training, each step")
+    loss.plot(epochs_of(history), history.train_losses, color="C0", linewidth=2, label="training")
+    loss.plot(epochs_of(history), history.test_losses, color="C1", linewidth=2, label="test")
+    accuracy.plot(epochs_of(history), percent(history.accuracies), color="C1", marker=".")
+    rate.plot(steps, history.rates, color="C2", linewidth=2)
+
+
+def plot_race(histories, loss, accuracy, rate):
+    """One line for each run; dashes tell lines apart that lie on each other."""
+    dashes = ("-", (0, (5, 2)), (0, (1, 1)), (0, (5, 1, 1, 1)))
+    for index, history in enumerate(histories):
+        style = {"color": f"C{index % 10}", "linestyle": dashes[index % 4], "linewidth": 1.8}
+        label = f"{history.name}, lr {history.lr:g}: {history.accuracies[-1]:.1%}"
+        loss.plot(epochs_of(history), history.test_losses, **style)
+        accuracy.plot(epochs_of(history), percent(history.accuracies), label=label, **style)
+        rate.plot(range(1, len(history.rates) + 1), history.rates, **style)
+    rate.set(yscale="log", ylim=(min(history.lr for history in histories) / 100, None))
