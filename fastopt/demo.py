@@ -33,8 +33,10 @@ __all__ = ["History", "Settings", "add_arguments", "digits", "init_model", "loss
 CLASSES = 10
 # Where a method's own defaults do not suit these digits. A method without an entry runs with its defaults.
 OPTIONS = {
-    "SGD": {"lr": 0.1, "momentum": 0.9},
-    "RMSprop": {"lr": 1e-3},
+    "SGD": {"lr": 0.05, "momentum": 0.9},
+    "RMSprop": {"lr": 2e-3},
+    "Adam": {"lr": 2e-3},
+    "AdamW": {"lr": 2e-3},
 }
 
 
@@ -374,3 +376,156 @@ def plot_race(histories, loss, accuracy, rate):
         accuracy.plot(epochs_of(history), percent(history.accuracies), label=label, **style)
         rate.plot(range(1, len(history.rates) + 1), history.rates, **style)
     rate.set(yscale="log", ylim=(min(history.lr for history in histories) / 100, None))
+
+
+# ---- command line
+
+def method_named(text):
+    for method in METHODS:
+        if method.name.lower() == text.lower():
+            return method
+    raise argparse.ArgumentTypeError(f"must be one of {', '.join(method.name for method in METHODS)}, got {text!r}")
+
+
+def whole(least, most=None):
+    """A check of an integer option."""
+    allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
+
+    def check(text):
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or value < least or (most is not None and value > most):
+            raise argparse.ArgumentTypeError(f"must be an integer {allowed}, got {text!r}")
+        return value
+
+    return check
+
+
+def positive(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a finite number greater than 0, got {text!r}")
+    return value
+
+
+def picture(text):
+    path = Path(text)
+    if path.is_dir() or not path.name:
+        raise argparse.ArgumentTypeError(f"must be a file for a PNG, got the directory {text!r}")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"must be in a directory that exists, got {text!r}")
+    return path
+
+
+def add_arguments(parser):
+    """Adds the options of `fastopt demo`."""
+    default = Settings()
+    names = ", ".join(method.name for method in METHODS)
+    who = parser.add_mutually_exclusive_group()
+    who.add_argument("--optimizer", type=method_named, default="AdamW", metavar="NAME",
+                     help=f"one of {names} (default: AdamW)")
+    who.add_argument("--compare", type=method_named, nargs="*", metavar="NAME",
+                     help="race several optimizers in one picture; without names, all of them")
+    parser.add_argument("--schedule", type=str.lower, choices=SCHEDULES, default=default.schedule,
+                        help="learning-rate schedule, fitted to the number of steps (default: %(default)s)")
+    parser.add_argument("--lr", type=positive, metavar="RATE",
+                        help="initial learning rate (default: one that suits the optimizer)")
+    parser.add_argument("--epochs", type=whole(1), default=default.epochs, metavar="N",
+                        help="passes over the training images (default: %(default)s)")
+    parser.add_argument("--batch", type=whole(1), default=default.batch, metavar="N",
+                        help="images in a step (default: %(default)s)")
+    parser.add_argument("--hidden", type=whole(1), nargs=2, default=default.hidden, metavar="N",
+                        help="units of the two hidden layers (default: {} {})".format(*default.hidden))
+    parser.add_argument("--dtype", choices=("float32", "float64"), default=default.dtype,
+                        help="of the parameters and all arithmetic (default: %(default)s)")
+    parser.add_argument("--seed", type=whole(0, 2**32 - 1), default=default.seed, metavar="N",
+                        help="decides the split, the first weights and the batches (default: %(default)s)")
+    parser.add_argument("--threads", type=whole(1), default=default.threads, metavar="N",
+                        help="threads of the optimizer (default: fastopt.get_num_threads())")
+    parser.add_argument("--output", type=picture, default="fastopt-demo.png", metavar="FILE",
+                        help="the PNG (default: %(default)s)")
+
+
+def run(args):
+    """Runs the demo with parsed options; returns the exit code."""
+    try:
+        if args.compare is None:
+            return run_one(args.optimizer, *prepared(args))
+        return run_race(args.compare or METHODS, *prepared(args))
+    except Stop as stop:
+        print(f"fastopt demo: {stop}", file=sys.stderr)
+        return 1
+
+
+def prepared(args):
+    """What both kinds of run need: settings, data, and where the picture goes."""
+    for module in ("matplotlib.figure", "tqdm"):  # rather now than after the training
+        optional(module)
+    settings = Settings(args.schedule, args.lr, args.epochs, args.batch, tuple(args.hidden), args.dtype, args.seed,
+                        args.threads)
+    data = digits(settings.seed, settings.dtype)
+    print(f"fastopt {__version__}: {len(data.train_images)} digits for training, {len(data.test_images)} for the test")
+    print(f"{describe(settings)}, {settings.epochs} epochs")
+    return settings, data, args.output
+
+
+def progress(total):
+    """A progress bar, to stderr."""
+    tqdm = optional("tqdm").tqdm
+
+    class Bar(tqdm):
+        monitor_interval = 0  # no thread that outlives the bar
+
+    return Bar(total=total, unit="step", leave=False)
+
+
+def run_one(method, settings, data, output):
+    with progress(settings.steps(len(data.train_images))) as bar:
+        bar.set_description(method.name)
+        history = train(method, data, settings, bar.update, lambda history: bar.write(epoch_line(history, settings)))
+    plot([history], settings, output)
+    print(f"final test accuracy of {history.name}, lr {history.lr:g}: {history.accuracies[-1]:.2%}")
+    print(f"optimizer: {microseconds(history.seconds)} a step (median of {len(history.seconds)}), "
+          f"{sum(history.seconds):.3f} s in all")
+    print(f"same rule in plain NumPy: {microseconds(history.numpy_seconds)} a step, "
+          f"{sum(history.numpy_seconds):.3f} s in all")
+    print(f"ratio NumPy / fastopt: {history.ratio:.1f} (largest difference of a parameter: {history.difference:.0e})")
+    print(f"parameters: sha256 {digest(history.params)}")
+    print(f"picture: {output}")
+    return 0
+
+
+def run_race(methods, settings, data, output):
+    methods = list({method.name: method for method in methods}.values())
+    histories = []
+    with progress(len(methods) * settings.steps(len(data.train_images))) as bar:
+        bar.write(f"{'optimizer':12} {'lr':>8} {'accuracy':>9} {'test loss':>10} {'fastopt':>10} {'NumPy':>10} "
+                  f"{'ratio':>6}  sha256")
+        for method in methods:
+            bar.set_description(method.name)
+            histories.append(train(method, data, settings, bar.update))
+            bar.write(race_line(histories[-1]))
+    plot(histories, settings, output)
+    print("fastopt, NumPy: median time of a step of the optimizer, and of the same rule in plain NumPy")
+    print(f"picture: {output}")
+    return 0
+
+
+def microseconds(seconds):
+    return f"{statistics.median(seconds) * 1e6:.1f} µs"
+
+
+def epoch_line(history, settings):
+    return (f"epoch {len(history.accuracies):3}/{settings.epochs}  training loss {history.train_losses[-1]:.4f}  "
+            f"test loss {history.test_losses[-1]:.4f}  test accuracy {history.accuracies[-1]:.2%}")
+
+
+def race_line(history):
+    return (f"{history.name:12} {history.lr:8g} {history.accuracies[-1]:9.2%} {history.test_losses[-1]:10.4f} "
+            f"{microseconds(history.seconds):>10} {microseconds(history.numpy_seconds):>10} {history.ratio:6.1f}  "
+            f"{digest(history.params)}")

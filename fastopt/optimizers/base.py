@@ -253,8 +253,11 @@ class Optimizer:
         """
         group = self.param_groups[index]
         settled = self._settled[index]
-        if settled is not None and settled[0] == list(group.values()) and group["params"] is self._lists[index]:
-            return settled[1]
+        try:
+            if settled is not None and settled[0] == list(group.values()) and group["params"] is self._lists[index]:
+                return settled[1]
+        except ValueError:  # an array took the place of a number: _settle says what is wrong
+            pass
         if group["params"] is not self._lists[index]:
             raise ValueError(f"param_groups[{index}]['params'] was replaced; rebind(params) moves to other arrays")
         settings, schedules = self._settle(group)
@@ -269,7 +272,7 @@ class Optimizer:
         rows = tuple(self.slots(settings))
         if rows != self._rows[index]:
             self._rows[index] = rows
-            self._repoint(index)
+            self._repoint(index, settings)
         return result
 
     # ---- state
@@ -278,15 +281,18 @@ class Optimizer:
         first = sum(len(group["params"]) for group in self.param_groups[:index])
         return range(first, first + len(self.param_groups[index]["params"]))
 
-    def _repoint(self, index):
+    def _repoint(self, index, settings):
         """The options of a group changed which slots it has: parameters with a state get the new ones."""
-        self._give_states([position for position in self._positions(index) if self._plan.has_state(position)])
+        self._give_states({position: settings for position in self._positions(index) if self._plan.has_state(position)})
 
-    def _give_states(self, positions):
-        """Makes the state arrays that parameters lack, all or none, and shows them to the plan."""
+    def _give_states(self, wanted):
+        """Makes the state arrays that parameters lack, all or none, and shows them to the plan.
+
+        `wanted` maps the position of a parameter to the settings of its group.
+        """
         made = []
-        for position in positions:
-            slots = self.slots(self._settings(self._plan.group(position))[0])
+        for position, settings in wanted.items():
+            slots = self.slots(settings)
             arrays = self._arrays[position]
             made.append((position, slots, {name: full_like(self._plan.params[position], value)
                                            for name, value in slots.items() if name not in arrays}))
@@ -484,7 +490,7 @@ class Optimizer:
                 settings, prepare = settled[index]
                 answers.append((prepare, self.coefficients(settings, step)))
             if plan.unready:
-                self._give_states(plan.missing())
+                self._give_states({position: settled[plan.group(position)][0] for position in plan.missing()})
             plan.run(answers, self._num_threads)
         finally:
             plan.release()
