@@ -46,7 +46,7 @@ def imported(command):
 
 def make_parser(command, module):
     """The parser; of the commands only `command` gets its options, from `module`."""
-    parser = argparse.ArgumentParser(prog="fastopt", description="Fused neural-network optimizers for the CPU.")
+    parser = argparse.ArgumentParser(prog="fastopt", description="Fused optimizers on the CPU.")
     parser.add_argument("--version", action="version", version=f"fastopt {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command")
     for name, (_, purpose) in COMMANDS.items():

@@ -28,7 +28,17 @@ from . import lr_scheduler
 from ._version import __version__
 from .table import METHODS
 
-__all__ = ["History", "Settings", "add_arguments", "digits", "init_model", "loss_and_grads", "plot", "run", "train"]
+__all__ = [
+    "History",
+    "Settings",
+    "add_arguments",
+    "digits",
+    "init_model",
+    "loss_and_grads",
+    "plot",
+    "run",
+    "train",
+]
 
 CLASSES = 10
 # Where a method's own defaults do not suit these digits. A method without an entry runs with its defaults.
@@ -61,15 +71,17 @@ def optional(module):
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise Stop(f'the demo needs scikit-learn, matplotlib and tqdm ({error}): pip install "fastopt[demo]"') from None
+        raise Stop(
+            f'it needs scikit-learn, matplotlib and tqdm ({error}): pip install "fastopt[demo]"') from None
 
 
 def digits(seed, dtype):
     """scikit-learn's 1,797 digits of 8 by 8 pixels; a fifth of each class is for the test."""
     given = optional("sklearn.datasets").load_digits()
-    parts = optional("sklearn.model_selection").train_test_split(
-        (given.data / 16).astype(dtype), given.target, test_size=0.2, stratify=given.target, random_state=seed)
-    train_images, test_images, train_digits, test_digits = parts
+    images, shown = (given.data / 16).astype(dtype), given.target
+    split = optional("sklearn.model_selection").train_test_split
+    train_images, test_images, train_digits, test_digits = split(
+        images, shown, test_size=0.2, stratify=shown, random_state=seed)
     return Data(train_images, train_digits, test_images, test_digits)
 
 
@@ -142,16 +154,16 @@ def digest(params):
 # ---- schedules
 
 def warmup(steps):
-    """A factor that rises in a straight line for a tenth of the steps, then falls with the root of the step."""
+    """A factor that rises in a straight line for a tenth of the steps, then falls as 1 / √step."""
     rise = max(1, steps // 10)
     return lambda step: min((step + 1) / rise, math.sqrt(rise / (step + 1)))
 
 
 SCHEDULES = {
     "none": lambda optimizer, steps: None,
-    "step": lambda optimizer, steps: lr_scheduler.StepLR(optimizer, max(1, steps // 4), gamma=0.4),
+    "step": lambda optimizer, steps: lr_scheduler.StepLR(optimizer, math.ceil(steps / 4), gamma=0.3),
     "multistep": lambda optimizer, steps: lr_scheduler.MultiStepLR(
-        optimizer, [steps // 2, steps * 3 // 4], gamma=0.2),
+        optimizer, [max(1, steps * quarters // 4) for quarters in (2, 3)], gamma=0.2),
     "exponential": lambda optimizer, steps: lr_scheduler.ExponentialLR(optimizer, gamma=0.02 ** (1 / steps)),
     "cosine": lambda optimizer, steps: lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps),
     "linear": lambda optimizer, steps: lr_scheduler.LinearLR(
@@ -246,13 +258,13 @@ def timed(function, *arguments):
 
 
 def batches(settings, images, labels):
-    """Yields for each epoch an iterator over its batches, in an order that the seed decides."""
+    """Yields for each epoch a list of its batches, in an order that the seed decides."""
     # another stream than that of the first weights
     random = np.random.default_rng((settings.seed, 1))
     for _ in range(settings.epochs):
         order = random.permutation(len(images))
-        yield ((images[some], labels[some])
-               for some in (order[start : start + settings.batch] for start in range(0, len(order), settings.batch)))
+        cuts = range(settings.batch, len(order), settings.batch)
+        yield [(images[batch], labels[batch]) for batch in np.split(order, cuts)]
 
 
 def checked(loss, name, count):
@@ -306,7 +318,7 @@ def train(method, data, settings, after_step=lambda: None, after_epoch=lambda hi
 
 
 def step_both(optimizer, shadow, grads, history):
-    """Steps the parameters and their NumPy twins; they take turns in being first, when the caches are colder."""
+    """Steps the parameters and their NumPy twins, in turns: the second finds the gradients in cache."""
     group = optimizer.param_groups[0]
     if len(history.seconds) % 2:
         history.numpy_seconds.append(timed(shadow.step, grads, group))
@@ -321,31 +333,34 @@ def step_both(optimizer, shadow, grads, history):
 def plot(histories, settings, path):
     """Writes a PNG of the loss, accuracy and learning rate of some runs with the same settings."""
     figure = optional("matplotlib.figure").Figure(figsize=(14, 5), dpi=110, layout="constrained")
-    loss, accuracy, rate = figure.subplots(1, 3)
+    loss, accuracy, rate = panels = figure.subplots(1, 3)
     if len(histories) == 1:
-        plot_one(histories[0], loss, accuracy, rate)
-        loss.legend()
-        title = f"{histories[0].name} on handwritten digits: {histories[0].accuracies[-1]:.1%} of the test images"
+        title = plot_one(histories[0], *panels)
     else:
-        plot_race(histories, loss, accuracy, rate)
+        title = plot_race(histories, *panels)
         handles, labels = accuracy.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(histories)), frameon=False)
-        title = f"{len(histories)} optimizers on handwritten digits"
+        columns = min(5, len(histories))
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     figure.suptitle(f"{title}\n{describe(settings)}", fontsize=13)
-    loss.set(title="Loss", xlabel="epoch", ylabel="cross-entropy", yscale="log")
-    accuracy.set(title="Accuracy on the test images", xlabel="epoch", ylabel="accuracy")
+    epochs = (0, 1.02 * settings.epochs)
+    loss.set(xlabel="epoch", ylabel="cross-entropy", yscale="log", xlim=epochs)
+    accuracy.set(title="Accuracy on the test images", xlabel="epoch", ylabel="accuracy", xlim=epochs)
     accuracy.yaxis.set_major_formatter("{x:.4g} %")
     rate.set(title="Learning rate", xlabel="step", ylabel="learning rate")
-    for axes in (loss, accuracy, rate):
+    for axes in panels:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.margins(x=0.01)
-    figure.savefig(path, format="png")
+        axes.margins(x=0.02)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    try:
+        figure.savefig(path, format="png")
+    except OSError as error:
+        raise Stop(f"cannot write {path}: {error.strerror}") from None
 
 
 def describe(settings):
-    return (f"{settings.hidden[0]} and {settings.hidden[1]} hidden units, {settings.dtype}, batches of "
-            f"{settings.batch}, schedule: {settings.schedule}, seed {settings.seed}")
+    return (f"{settings.hidden[0]} and {settings.hidden[1]} hidden units, {settings.dtype}, "
+            f"batches of {settings.batch}, schedule: {settings.schedule}, seed {settings.seed}")
 
 
 def epochs_of(history):
@@ -358,33 +373,46 @@ def percent(accuracies):
 
 def plot_one(history, loss, accuracy, rate):
     steps = np.arange(1, len(history.losses) + 1)
-    per_epoch = len(history.losses) / len(history.accuracies)
-    loss.plot(steps / per_epoch, history.losses, color="C0", alpha=0.25, linewidth=0.8, label="training, each step")
-    loss.plot(epochs_of(history), history.train_losses, color="C0", linewidth=2, label="training")
-    loss.plot(epochs_of(history), history.test_losses, color="C1", linewidth=2, label="test")
-    accuracy.plot(epochs_of(history), percent(history.accuracies), color="C1", marker=".")
+    passes = steps * len(history.accuracies) / len(steps)
+    curve = {"linewidth": 2, "marker": "."}
+    loss.plot(passes, history.losses, color="C0", alpha=0.25, linewidth=0.8, label="training, each step")
+    loss.plot(epochs_of(history), history.train_losses, color="C0", label="training, mean", **curve)
+    loss.plot(epochs_of(history), history.test_losses, color="C1", label="test", **curve)
+    loss.set_title("Loss")
+    loss.legend()
+    accuracy.plot(epochs_of(history), percent(history.accuracies), color="C1", **curve)
     rate.plot(steps, history.rates, color="C2", linewidth=2)
+    return f"{history.name} on handwritten digits: test accuracy {percent(history.accuracies)[-1]:.1f} %"
 
 
 def plot_race(histories, loss, accuracy, rate):
-    """One line for each run; dashes tell lines apart that lie on each other."""
-    dashes = ("-", (0, (5, 2)), (0, (1, 1)), (0, (5, 1, 1, 1)))
-    for index, history in enumerate(histories):
-        style = {"color": f"C{index % 10}", "linestyle": dashes[index % 4], "linewidth": 1.8}
-        label = f"{history.name}, lr {history.lr:g}: {history.accuracies[-1]:.1%}"
-        loss.plot(epochs_of(history), history.test_losses, **style)
-        accuracy.plot(epochs_of(history), percent(history.accuracies), label=label, **style)
+    dashes = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
+    # lines that lie on each other are told apart by their dashes, and by the later one being thinner
+    widths = np.linspace(3.2, 1.4, len(histories))
+    for index, (history, width) in enumerate(zip(histories, widths, strict=True)):
+        style = {"color": f"C{index % 10}", "linestyle": dashes[index % len(dashes)], "linewidth": width}
+        label = f"{history.name}, lr {history.lr:g}: {percent(history.accuracies)[-1]:.1f} %"
+        loss.plot(epochs_of(history), history.test_losses, **style, marker=".")
+        accuracy.plot(epochs_of(history), percent(history.accuracies), label=label, **style, marker=".")
         rate.plot(range(1, len(history.rates) + 1), history.rates, **style)
-    rate.set(yscale="log", ylim=(min(history.lr for history in histories) / 100, None))
+    loss.set_title("Loss on the test images")
+    # a schedule that ends at 0 has no place on a log axis
+    low = min(max(min(history.rates), history.lr / 100) for history in histories)
+    rate.set(yscale="log", ylim=(low / 1.3, 1.3 * max(max(history.rates) for history in histories)))
+    return f"{len(histories)} optimizers on handwritten digits"
 
 
 # ---- command line
+
+def names():
+    return ", ".join(method.name for method in METHODS)
+
 
 def method_named(text):
     for method in METHODS:
         if method.name.lower() == text.lower():
             return method
-    raise argparse.ArgumentTypeError(f"must be one of {', '.join(method.name for method in METHODS)}, got {text!r}")
+    raise argparse.ArgumentTypeError(f"must be one of {names()}, got {text!r}")
 
 
 def whole(least, most=None):
@@ -419,16 +447,17 @@ def picture(text):
         raise argparse.ArgumentTypeError(f"must be a file for a PNG, got the directory {text!r}")
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"must be in a directory that exists, got {text!r}")
+    if path.suffix.lower() not in ("", ".png"):
+        raise argparse.ArgumentTypeError(f"must end in .png, got {text!r}")
     return path
 
 
 def add_arguments(parser):
     """Adds the options of `fastopt demo`."""
     default = Settings()
-    names = ", ".join(method.name for method in METHODS)
     who = parser.add_mutually_exclusive_group()
     who.add_argument("--optimizer", type=method_named, default="AdamW", metavar="NAME",
-                     help=f"one of {names} (default: AdamW)")
+                     help=f"one of {names()} (default: AdamW)")
     who.add_argument("--compare", type=method_named, nargs="*", metavar="NAME",
                      help="race several optimizers in one picture; without names, all of them")
     parser.add_argument("--schedule", type=str.lower, choices=SCHEDULES, default=default.schedule,
@@ -466,11 +495,12 @@ def prepared(args):
     """What both kinds of run need: settings, data, and where the picture goes."""
     for module in ("matplotlib.figure", "tqdm"):  # rather now than after the training
         optional(module)
-    settings = Settings(args.schedule, args.lr, args.epochs, args.batch, tuple(args.hidden), args.dtype, args.seed,
-                        args.threads)
+    settings = Settings(args.schedule, args.lr, args.epochs, args.batch, tuple(args.hidden), args.dtype,
+                        args.seed, args.threads)
     data = digits(settings.seed, settings.dtype)
-    print(f"fastopt {__version__}: {len(data.train_images)} digits for training, {len(data.test_images)} for the test")
-    print(f"{describe(settings)}, {settings.epochs} epochs")
+    print(f"fastopt {__version__}: {len(data.train_images)} handwritten digits for training, "
+          f"{len(data.test_images)} for the test")
+    print(f"{describe(settings)}, epochs: {settings.epochs}")
     return settings, data, args.output
 
 
@@ -487,14 +517,14 @@ def progress(total):
 def run_one(method, settings, data, output):
     with progress(settings.steps(len(data.train_images))) as bar:
         bar.set_description(method.name)
-        history = train(method, data, settings, bar.update, lambda history: bar.write(epoch_line(history, settings)))
+        history = train(method, data, settings, bar.update,
+                        lambda history: bar.write(epoch_line(history, settings)))
     plot([history], settings, output)
     print(f"final test accuracy of {history.name}, lr {history.lr:g}: {history.accuracies[-1]:.2%}")
-    print(f"optimizer: {microseconds(history.seconds)} a step (median of {len(history.seconds)}), "
-          f"{sum(history.seconds):.3f} s in all")
-    print(f"same rule in plain NumPy: {microseconds(history.numpy_seconds)} a step, "
-          f"{sum(history.numpy_seconds):.3f} s in all")
-    print(f"ratio NumPy / fastopt: {history.ratio:.1f} (largest difference of a parameter: {history.difference:.0e})")
+    print(f"optimizer:                {timing(history.seconds)}")
+    print(f"same rule in plain NumPy: {timing(history.numpy_seconds)}")
+    print(f"ratio NumPy / fastopt:    {history.ratio:.1f} of the medians")
+    print(f"largest difference between their parameters: {history.difference:.0e}")
     print(f"parameters: sha256 {digest(history.params)}")
     print(f"picture: {output}")
     return 0
@@ -504,28 +534,33 @@ def run_race(methods, settings, data, output):
     methods = list({method.name: method for method in methods}.values())
     histories = []
     with progress(len(methods) * settings.steps(len(data.train_images))) as bar:
-        bar.write(f"{'optimizer':12} {'lr':>8} {'accuracy':>9} {'test loss':>10} {'fastopt':>10} {'NumPy':>10} "
-                  f"{'ratio':>6}  sha256")
+        bar.write("optimizer          lr  accuracy  test loss     fastopt       NumPy  ratio  sha256")
         for method in methods:
             bar.set_description(method.name)
             histories.append(train(method, data, settings, bar.update))
             bar.write(race_line(histories[-1]))
     plot(histories, settings, output)
-    print("fastopt, NumPy: median time of a step of the optimizer, and of the same rule in plain NumPy")
+    print("fastopt, NumPy: median of a step of the optimizer, and of the same rule in plain NumPy")
     print(f"picture: {output}")
     return 0
 
 
-def microseconds(seconds):
-    return f"{statistics.median(seconds) * 1e6:.1f} µs"
-
-
 def epoch_line(history, settings):
-    return (f"epoch {len(history.accuracies):3}/{settings.epochs}  training loss {history.train_losses[-1]:.4f}  "
-            f"test loss {history.test_losses[-1]:.4f}  test accuracy {history.accuracies[-1]:.2%}")
+    return (f"epoch {len(history.accuracies):3}/{settings.epochs}"
+            f"  training loss {history.train_losses[-1]:.4f}"
+            f"  test loss {history.test_losses[-1]:.4f}"
+            f"  test accuracy {history.accuracies[-1]:.2%}")
+
+
+def microseconds(seconds):
+    return 1e6 * statistics.median(seconds)
+
+
+def timing(seconds):
+    return f"{microseconds(seconds):6.1f} us a step, {sum(seconds):.3f} s in all {len(seconds)} steps"
 
 
 def race_line(history):
-    return (f"{history.name:12} {history.lr:8g} {history.accuracies[-1]:9.2%} {history.test_losses[-1]:10.4f} "
-            f"{microseconds(history.seconds):>10} {microseconds(history.numpy_seconds):>10} {history.ratio:6.1f}  "
-            f"{digest(history.params)}")
+    return (f"{history.name:12} {history.lr:8g} {history.accuracies[-1]:9.2%} {history.test_losses[-1]:10.4f}"
+            f" {microseconds(history.seconds):8.1f} us {microseconds(history.numpy_seconds):8.1f} us"
+            f" {history.ratio:6.1f}  {digest(history.params)}")

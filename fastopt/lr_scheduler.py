@@ -48,6 +48,7 @@ class LRScheduler:
     """
 
     _floor = 0.0
+    _keeps_rate_on_resume = False  # torch: constructing with last_epoch leaves the rate as it is
 
     def __init__(self, optimizer, last_epoch=-1):
         if not isinstance(optimizer, Optimizer):
@@ -79,25 +80,38 @@ class LRScheduler:
         return self._floor + (self._anchors[index] - self._floor) * self._factor(t)
 
     def _follow(self, index, current, t):
-        """Goes on from a rate that this scheduler did not set: `current`, found after t steps."""
+        """Goes on from `current`, the rate after t steps, that this scheduler did not set.
+
+        After a zero of f the current rate says nothing of the base: torch adds the rise from zero to it.
+        """
+        floor, base = self._floor, self.base_lrs[index]
         factor = 1.0 if t < 0 else self._factor(t)
         if factor != 0:
-            self._anchors[index] = self._floor + (current - self._floor) / factor
+            self._anchors[index] = floor + (current - floor) / factor
         else:
-            self._anchors[index] = self.base_lrs[index]
+            rise = self._factor(t + 1)
+            self._anchors[index] = base + (current - floor) / rise if rise else base
 
     def _advance(self, t):
+        resumed = self._keeps_rate_on_resume and self._step_count == 0 and t > 0
         for index, group in enumerate(self.optimizer.param_groups):
             current = number("lr", group["lr"])
             if index == len(self.base_lrs):  # a group added since
                 self.base_lrs.append(group.setdefault("initial_lr", current))
                 self._anchors.append(current)
                 self._last_lr.append(None)
-            if current != self._last_lr[index]:
+            if resumed:
+                self._follow(index, current, t)
+                self._last_lr[index] = current
+                continue
+            if current != self._last_lr[index] or self._vanished(t - 1):
                 self._follow(index, current, t - 1)
             group["lr"] = self._last_lr[index] = self._rate(index, t)
         self.last_epoch = t
         self._step_count += 1
+
+    def _vanished(self, t):
+        return t >= 0 and self._factor(t) == 0
 
     def step(self, epoch=None):
         """Sets the rates for the next step of the optimizer. Call it after `optimizer.step()`.
@@ -190,6 +204,9 @@ class LambdaLR(LRScheduler):
     def _follow(self, index, current, t):
         """The rate is always of the initial one, as in torch."""
 
+    def _vanished(self, t):
+        return False
+
     def _rate(self, index, t):
         return self.base_lrs[index] * self.lr_lambdas[min(index, len(self.lr_lambdas) - 1)](t)
 
@@ -199,12 +216,13 @@ class LambdaLR(LRScheduler):
         return {**super().state_dict(), "lr_lambdas": objects}
 
     def load_state_dict(self, state_dict):
-        functions = self.lr_lambdas
-        super().load_state_dict(state_dict)
-        for function, attributes in zip(functions, state_dict["lr_lambdas"], strict=True):
-            if attributes is not None:
-                vars(function).update(attributes)
-        self.lr_lambdas = functions
+        functions, attributes = self.lr_lambdas, state_dict.get("lr_lambdas", ())
+        if len(attributes) != len(functions):
+            raise ValueError(f"state_dict has {len(attributes)} lr_lambdas, this scheduler {len(functions)}")
+        super().load_state_dict({**state_dict, "lr_lambdas": functions})
+        for function, saved in zip(functions, attributes, strict=True):
+            if saved is not None:
+                vars(function).update(saved)
 
 
 class StepLR(LRScheduler):
@@ -252,6 +270,8 @@ class ExponentialLR(LRScheduler):
     [1.0]
     """
 
+    _keeps_rate_on_resume = True
+
     def __init__(self, optimizer, gamma, last_epoch=-1):
         self.gamma = number("gamma", gamma)
         super().__init__(optimizer, last_epoch)
@@ -270,6 +290,8 @@ class CosineAnnealingLR(LRScheduler):
     >>> fastopt.lr_scheduler.CosineAnnealingLR(opt, T_max=100).get_last_lr()
     [1.0]
     """
+
+    _keeps_rate_on_resume = True
 
     def __init__(self, optimizer, T_max, eta_min=0.0, last_epoch=-1):
         self.T_max, self.eta_min = whole("T_max", T_max), number("eta_min", eta_min)
@@ -291,6 +313,8 @@ class LinearLR(LRScheduler):
     >>> fastopt.lr_scheduler.LinearLR(opt, start_factor=0.5).get_last_lr()
     [0.5]
     """
+
+    _keeps_rate_on_resume = True
 
     def __init__(self, optimizer, start_factor=1.0 / 3, end_factor=1.0, total_iters=5, last_epoch=-1):
         self.start_factor, self.end_factor = number("start_factor", start_factor), number("end_factor", end_factor)

@@ -2,63 +2,148 @@
 
 import argparse
 import json
-import os
-import platform
 from dataclasses import asdict
 
-import numpy as np
-
-from .._version import __version__
-from ..kernels import cpu, simd
 from . import targets, threads_in_loop
 from .cases import CASES, FULL, parse
-from .rivals import rows, torch
+from .machine import machine
+from .rivals import FASTOPT, rows, torch
 from .runner import ROUNDS, SECONDS, Unable, compare
+
+NO_TORCH = "torch is not installed: its rivals are left out."
 
 
 def add_arguments(parser):
     """Adds the options of `fastopt bench` to a parser."""
-    names = ", ".join(row.name for row in rows())
-    parser.add_argument("--method", nargs="+", type=selected, metavar="NAME",
-                        help=f"methods to measure (default: all): {names}")
-    parser.add_argument("--case", nargs="+", type=case, metavar="NAME",
-                        help=f"cases <arrays>x<elements>, such as 100x64 or 1x30M "
-                             f"(default: {', '.join(one.name for one in CASES)})")
-    parser.add_argument("--full", action="store_true", help=f"also {FULL[-1].name}: takes some 4 GB")
+    parser.add_argument("--method", nargs="+", type=rows_named, metavar="NAME",
+                        help=f"methods to measure (default: all): {', '.join(row.name for row in rows())}")
+    parser.add_argument("--case", nargs="+", type=case_named, metavar="NAME",
+                        help="cases <arrays>x<elements>, such as 100x64 or 1x30M "
+                             f"(default: {', '.join(case.name for case in CASES)})")
+    parser.add_argument("--full", action="store_true", help=f"also {FULL[-1].name}, which takes some 4 GB")
     parser.add_argument("--threads", nargs="+", type=positive, metavar="N",
                         help="numbers of threads (default: 1, and 2 from a million elements)")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--rounds", type=positive, default=ROUNDS, metavar="N",
                         help="rounds of a case and method, at most (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=SECONDS, metavar="S",
-                        help="budget of a case and method; 5 rounds are always made (default: %(default)s)")
+                        help="budget of a case and method; up to 5 rounds are always made (default: %(default)s)")
     parser.add_argument("--json", metavar="FILE", help="also writes everything that was measured to this file")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--targets", action="store_true",
-                      help="measures what fastopt promises and prints what is met; the exit status is 1 if any is not")
+                      help="measures what fastopt promises; the exit status is 1 if a promise does not hold")
     what.add_argument("--import-time", action="store_true", help="measures `import fastopt` in fresh processes")
     what.add_argument("--threads-in-loop", action="store_true",
-                      help="measures a training loop with a BLAS on 1 and 2 optimizer threads")
+                      help="measures NumPy training loops with 1 and 2 optimizer threads")
 
 
 def run(args):
     """Measures what the options ask for and prints it as Markdown. Returns the exit status."""
+    about = machine()
+    print("\n".join(f"- {name}: {value}" for name, value in about.items()), end="\n\n", flush=True)
+    status = 0
     if args.threads_in_loop:
-        # a NumPy training loop as its users have it: without torch and its OpenMP runtime
-        about, measured, status = machine(with_torch=False), threads_in_loop.report, 0
-    else:
-        about, status = machine(), 0
-    print(header(about), flush=True)
-    if args.threads_in_loop:
-        results = measured()
-    elif args.targets:
-        results, status = run_targets(args)
+        results = threads_in_loop.report(args.rounds if args.rounds != ROUNDS else threads_in_loop.ROUNDS)
     elif args.import_time:
-        results = run_verdicts([[targets.import_time()]])
+        results = print_verdicts([[targets.import_time()]])
+    elif args.targets:
+        results = print_verdicts(targets.measure(args.rounds, args.seconds))
+        status = int(any(result["met"] is False for result in results))
     else:
-        results = run_cases(args)
+        results = print_cases(args)
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:
             json.dump({"machine": about, "results": results}, file, indent=1)
             file.write("\n")
     return status
+
+
+# ---- options -----------------------------------------------------------------------------------
+
+def rows_named(name):
+    """The rows of a method (`sgd`: all of its rows) or the one row of that name."""
+    wanted = name.lower()
+    found = [row for row in rows() if row.name.lower() == wanted]
+    found = found or [row for row in rows() if row.method.name.lower() == wanted]
+    if not found:
+        raise argparse.ArgumentTypeError(f"no method {name!r}; there are {', '.join(row.name for row in rows())}")
+    return found
+
+
+def case_named(name):
+    try:
+        return parse(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def positive(text):
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
+    return number
+
+
+# ---- tables ------------------------------------------------------------------------------------
+
+def print_cases(args):
+    """Measures and prints every case and row; returns what was measured, for JSON."""
+    if torch() is None:
+        print(NO_TORCH, end="\n\n")
+    print(table_head("case", "threads", "method", "rival", "best µs", "median µs", "fastopt is, best", "median",
+                     "ns/element", "GB/s", "of the limit"), flush=True)
+    results, notes = [], []
+    selected = [row for found in args.method for row in found] if args.method else rows()
+    for case in args.case or (FULL if args.full else CASES):
+        for threads in args.threads or case.threads:
+            for row in selected:
+                try:
+                    comparison = compare(row, case, threads, args.dtype, args.rounds, args.seconds)
+                except Unable as reason:
+                    notes.append(f"{case.name}, {row.name}: left out, {reason}.")
+                    continue
+                print(*comparison_lines(comparison), sep="\n", flush=True)
+                results += comparison.as_dicts()
+    if notes:
+        print("", *notes, sep="\n")
+    return results
+
+
+def table_head(*names):
+    return f"| {' | '.join(names)} |\n|{'---|' * len(names)}"
+
+
+def comparison_lines(comparison):
+    """The lines of a Markdown table: one for each rival."""
+    for name, one in comparison.measurements.items():
+        best, middle = comparison.ratios(name)
+        share = comparison.share_of_limit(name)
+        ratios = ("", "") if name == FASTOPT else (f"{best:.2f} x", f"{middle:.2f} x")
+        cells = (one.case, one.threads, one.method, name, figures(one.best * 1e6), figures(one.median * 1e6), *ratios,
+                 figures(one.nanoseconds_per_element), figures(one.gigabytes_per_second),
+                 "" if share is None else f"{share:.1%}")
+        yield f"| {' | '.join(map(str, cells))} |"
+
+
+def figures(number):
+    """Three significant digits, never in powers of ten."""
+    return f"{number:.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def print_verdicts(groups):
+    """Prints targets as they are measured; returns them, for JSON."""
+    print(table_head("target", "best", "median", "verdict"), flush=True)
+    results = []
+    for group in groups:
+        for verdict in group:
+            best, middle = (amount(number, verdict.unit) for number in (verdict.best, verdict.median))
+            print(f"| {verdict.text} | {best} | {middle} | {verdict.word} |", flush=True)
+            results.append(asdict(verdict))
+    return results
+
+
+def amount(number, unit):
+    return "" if number is None else f"{number:.3f} {unit}" if number < 2 else f"{figures(number)} {unit}"

@@ -14,7 +14,7 @@ from math import sqrt
 import numpy as np
 from numpy import add, divide, multiply, subtract
 
-BLOCK = 16_384  # elements: the arrays of a block and the scratch stay in L2
+BLOCK = 32_768  # elements: the arrays of a block and the scratch stay in an L2 of 1 MB; the fastest of 4k to 128k
 
 
 def cut(params, grads, states, block=None):

@@ -91,6 +91,11 @@ class Workspace:
         self.optimizer.step(self.grads)
         self.optimizer.bind_grads(self.grads)
 
+    @property
+    def bytes(self):
+        """Of parameters, gradients and states."""
+        return (2 + len(self.slots)) * self.case.total * self.dtype.itemsize
+
     def draw(self):
         """Parameters and gradients: the same values at every call."""
         random = np.random.default_rng(7)
@@ -197,24 +202,24 @@ def torch_optimizer(work, **ways):
     if any(value and name not in known for name, value in ways.items()):
         return None
     options = {name: value for name, value in (work.row.settings | ways).items() if name in known}
-    params, grads = (list(map(torch().from_numpy, arrays)) for arrays in work.draw())
+    params, grads = ([tensor(torch().from_numpy(array)) for array in arrays] for arrays in work.draw())
     for param, grad in zip(params, grads, strict=True):
         param.grad = grad
     optimizer = method(params, **options)
     optimizer.step()
-    settle(optimizer)
-    return optimizer
-
-
-def settle(optimizer):
-    """Moves the state of a torch optimizer into memory like fastopt's.
-
-    NumPy asks for huge pages, torch's allocator does not: left there, the same kernel would lose about a tenth.
-    """
     for param, state in optimizer.state.items():
         for name, value in state.items():
             if getattr(value, "shape", None) == param.shape:
-                state[name] = torch().from_numpy(full_like(param.numpy(), 0.0)).copy_(value)
+                state[name] = tensor(value)
+    return optimizer
+
+
+def tensor(value):
+    """A copy on a cache line of its own, as torch aligns it, but in NumPy's memory.
+
+    NumPy asks for huge pages, torch's allocator does not: there the same kernel would lose about a tenth.
+    """
+    return torch().from_numpy(full_like(value.numpy(), 0.0)).copy_(value)
 
 
 def torch_loop(work):

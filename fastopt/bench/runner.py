@@ -1,8 +1,9 @@
 """The measurement: all rivals of a row and case, interleaved round by round in one process.
 
-In a round every rival makes one step that is not counted, so that it finds the caches as its own steps leave them,
-and then as many as take about a millisecond. The order changes from round to round. What slows the machine for a
-while slows all of them: trust the ratios, and of the times the best.
+In a round every rival makes as many steps as take two milliseconds, first uncounted, so that it finds the caches
+as its own steps leave them, then timed. Before the large cases other data fills the last-level cache: what the
+rival before has left there would help one and not the other. The order changes from round to round. What slows the
+machine for a while slows all of them: trust the ratios, and of the times the best.
 """
 
 import gc
@@ -18,7 +19,9 @@ import numpy as np
 from ..kernels import threads as threading
 from .rivals import FASTOPT, LIMIT, Workspace, rivals, torch
 
-LEAST = 1e-3  # seconds that a measurement lasts at least
+LEAST = 2e-3  # seconds that a measurement lasts at least
+SPACED = 8_000_000  # bytes: rivals of smaller cases find their data in caches of their own soon enough
+SPACER = 64_000_000  # bytes, at least, of the other data
 FEWEST = 5  # rounds, however little time there is
 ROUNDS, SECONDS = 60, 2.0  # of a comparison, unless asked otherwise
 
@@ -119,8 +122,8 @@ def compare(row, case, threads=1, dtype="float32", rounds=ROUNDS, seconds=SECOND
             raise Unable(f"{threads} threads: at most {threading.most()} can be used here")
         work = Workspace(row, case, dtype, threads)
         entries = rivals(work, None if names is None else {FASTOPT, *names})
-        samples = interleave(entries, rounds, seconds)
-    itemsize = np.dtype(dtype).itemsize
+        samples = interleave(entries, rounds, seconds, spacer(work.bytes))
+    itemsize = work.dtype.itemsize
     return Comparison(case.name, threads, row.name, {
         rival.name: Measurement(case.name, threads, row.name, rival.name, case.total,
                                 row.traffic(itemsize) * case.total, tuple(times))
@@ -154,12 +157,21 @@ def no_garbage_collection():
             gc.enable()
 
 
-def interleave(entries, rounds=ROUNDS, seconds=SECONDS):
+def spacer(size):
+    """A function that fills the last-level cache with other data, for rivals over `size` bytes."""
+    if size < SPACED:
+        return lambda: None
+    other = np.ones(max(size, SPACER) // 4, np.float32)
+    return lambda: np.negative(other, other)
+
+
+def interleave(entries, rounds=ROUNDS, seconds=SECONDS, between=lambda: None):
     """Measures rivals round by round: returns for each a list with its seconds per step in every round.
 
     Args:
         rounds: at most so many.
         seconds: when they have passed no round begins, but at least 5 are made (fewer if `rounds` is less).
+        between: called before each measurement.
     """
     samples = [[] for _ in entries]
     order = list(range(len(entries)))
@@ -171,7 +183,8 @@ def interleave(entries, rounds=ROUNDS, seconds=SECONDS):
         while done < rounds and (done < FEWEST or perf_counter() < end):
             shuffle(order)
             for i in order:
-                entries[i].step(entries[i].arguments[-1])
+                between()
+                timed(entries[i], repeats[i])
                 samples[i].append(timed(entries[i], repeats[i]) / repeats[i])
             done += 1
     return samples

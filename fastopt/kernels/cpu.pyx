@@ -47,6 +47,7 @@ cdef extern from *:
     int fastopt_v4()
 
 COMPILER = FASTOPT_COMPILER.decode()
+IS_X86 = bool(FASTOPT_X86)
 
 
 def supports(str level not None):

@@ -9,7 +9,8 @@ import os
 
 cdef extern from "omp.h" nogil:
     """
-    #if defined(_OPENMP) && _OPENMP >= 201811
+    /* gcc has it since version 9 and says so only later */
+    #if _OPENMP >= 201811 || (defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 9)
       #define fastopt_pause() omp_pause_resource_all(omp_pause_soft)
     #else
       #define fastopt_pause() 1
@@ -35,19 +36,18 @@ def run(size_t address, Py_ssize_t parts):
 
 # A child forked while the team sleeps would wait for threads it does not have: let them go before a fork.
 # Where the runtime cannot, the child steps serially.
-cdef bint paused = True
+_paused = True
 
 
 def _before_fork():
-    global paused
-    paused = fastopt_pause() == 0
+    global _paused
+    _paused = fastopt_pause() == 0
 
 
-def _after_fork_in_child():
+def _after_fork_in_child(paused=None):
     from . import threads
 
-    if not paused:
-        threads.serial = True
+    threads.serial = not (_paused if paused is None else paused)
 
 
 if hasattr(os, "register_at_fork"):

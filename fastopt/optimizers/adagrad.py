@@ -33,11 +33,13 @@ class Adagrad(Optimizer):
     array([0.9, 2.1])
 
     Source: Duchi, Hazan and Singer 2011, "Adaptive subgradient methods for online learning and stochastic
-    optimization". Departs from torch only in rounding (IEEE square root).
+    optimization". Departs from torch in rounding (IEEE square root), and in that `initial_accumulator_value`
+    may be set for each group.
     """
 
     rule = "adagrad"
     state_slots = ("sum",)
+    eager_state = True
     hyperparameters = {
         "lr": nonnegative,
         "lr_decay": nonnegative,

@@ -125,6 +125,8 @@ class Optimizer:
     fixed: ClassVar[dict] = {}  # hyperparameters that are not arguments
     counts_steps: ClassVar[bool] = True  # False: torch keeps no step count for this method
 
+    eager_state: ClassVar[bool] = False  # True: a checkpoint of torch has the state before the first gradient
+
     @staticmethod
     def slots(settings) -> dict[str, float]:
         """The state arrays that these settings need, with their initial values."""
@@ -553,9 +555,12 @@ class Optimizer:
             groups.append(packed)
         state = {}
         for position in range(len(self._plan)):
-            step = self._plan.get_step(position)
-            if step:
-                entries = dict(self._arrays[position])
+            step, entries = self._plan.get_step(position), dict(self._arrays[position])
+            if self.eager_state and not entries:
+                settings, _ = self._settings(self._plan.group(position))
+                entries = {name: full_like(self._plan.params[position], value)
+                           for name, value in self.slots(settings).items()}
+            if step or self.eager_state:
                 if self.counts_steps:
                     # torch's type, while that can count: a float32 stops at 2**24
                     entries = {"step": np.array(step, np.float32 if step < 2**24 else np.float64), **entries}

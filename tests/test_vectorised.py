@@ -1,0 +1,66 @@
+"""The compiled rules are vector code: what the disassembly says."""
+
+import importlib.util
+import re
+import shutil
+import subprocess
+
+import pytest
+from common import METHODS
+
+from fastopt.kernels import cpu
+
+# per level: the width of its registers in the disassembly
+REGISTERS = {"v2": "xmm", "v3": "ymm", "v4": "[yz]mm"}
+
+# what each rule's vector loop must hold, in float32 and float64
+INSTRUCTIONS = {
+    "sgd": ("mulp", "subp"),
+    "adagrad": ("mulp", "divp", "sqrtp"),
+    "rmsprop": ("mulp", "divp", "sqrtp"),
+    "adam": ("mulp", "divp", "sqrtp"),
+}
+
+
+@pytest.fixture(scope="module")
+def disassembly():
+    if shutil.which("objdump") is None:
+        pytest.skip("needs objdump")
+    texts = {}
+
+    def of(level):
+        if level not in texts:
+            spec = importlib.util.find_spec(f"fastopt.kernels.level_{level}")
+            if spec is None:
+                pytest.skip(f"{level} is not built here")
+            run = subprocess.run(["objdump", "-d", "--no-show-raw-insn", spec.origin], capture_output=True, text=True,
+                                 check=True)
+            texts[level] = run.stdout
+        return texts[level]
+
+    return of
+
+
+def function(text, rule, fused):
+    """The code of one specialisation of a rule, its clones and cold parts included."""
+    parts = re.findall(rf"<__pyx_fuse_{fused}__pyx_f_[^>]*level_v\d_{rule}(?:\.[^>]*)?>:\n(.*?)\n\n", text, re.DOTALL)
+    return "\n".join(parts)
+
+
+@pytest.mark.skipif(not cpu.IS_X86, reason="x86-64 only")
+@pytest.mark.parametrize("rule", sorted({method.optimizer.rule for method in METHODS}))
+@pytest.mark.parametrize("fused", [0, 1], ids=["float32", "float64"])
+@pytest.mark.parametrize("level", REGISTERS)
+def test_a_rule_is_vector_code(level, rule, fused, disassembly):
+    code = function(disassembly(level), rule, fused)
+    assert code, "not in the symbol table"
+    kind = "sd"[fused]
+    for instruction in INSTRUCTIONS[rule]:
+        assert re.search(rf"v?{instruction}{kind} .*%{REGISTERS[level]}\d", code), instruction
+    assert "call" not in re.sub(r"call.*(stack_chk|__x86)", "", code), "a loop calls a function"
+
+
+@pytest.mark.skipif(not cpu.IS_X86, reason="x86-64 only")
+@pytest.mark.parametrize("level", REGISTERS)
+def test_nothing_is_contracted(level, disassembly):
+    assert not re.search(r"vfn?m(add|sub)", disassembly(level))
