@@ -2,7 +2,7 @@
 
 from . import functional, lr_scheduler, optimizers, reference, schedules
 from ._version import __version__
-from .config import show_config
+from .config import get_include, show_config
 from .kernels.threads import (
     get_flush_subnormals,
     get_num_threads,
@@ -16,6 +16,7 @@ __all__ = [
     "__version__",
     "functional",
     "get_flush_subnormals",
+    "get_include",
     "get_num_threads",
     "lr_scheduler",
     "reference",

@@ -1,5 +1,6 @@
 """What this build is and how it runs here."""
 
+import os
 import platform
 import sys
 
@@ -46,3 +47,13 @@ def show_config():
     """
     for name, value in config().items():
         print(f"{name:17} {value}")
+
+
+def get_include():
+    """The folder of `fastopt.h`, for C and C++ extensions that call the rules.
+
+    >>> import os, fastopt
+    >>> os.listdir(fastopt.get_include())
+    ['fastopt.h']
+    """
+    return os.path.join(os.path.dirname(__file__), "include")

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 import warnings
 
 import numpy as np
@@ -198,28 +197,30 @@ def test_a_missing_openmp_module_warns_once_and_steps_serially():
 
 
 def test_the_gil_is_released_while_a_large_step_is_made():
-    param, grad = np.ones(20_000_000, "float32"), np.ones(20_000_000, "float32")
+    """With so long a switch interval, another thread runs only where this one lets go of the GIL itself."""
+    param, grad = np.ones(5_000_000, "float32"), np.ones(5_000_000, "float32")
     optimizer = fastopt.AdamW(param)
     optimizer.step(grad)
-    ticks, stop = [], threading.Event()
+    gate, ran = threading.Semaphore(0), []
 
-    def tick():
-        while not stop.is_set():
-            ticks.append(time.perf_counter())
-            time.sleep(0)
+    def other():
+        for _ in range(50):
+            gate.acquire()
+            ran.append(None)
 
-    thread = threading.Thread(target=tick)
+    thread = threading.Thread(target=other)
     thread.start()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
     try:
         inside = 0
-        for _ in range(20):
-            start = time.perf_counter()
+        for _ in range(50):
+            gate.release()
+            before = len(ran)
             optimizer.step(grad)
-            end = time.perf_counter()
-            margin = (end - start) / 4
-            inside += any(start + margin < at < end - margin for at in list(ticks))
+            inside += len(ran) > before
     finally:
-        stop.set()
+        sys.setswitchinterval(interval)
         thread.join()
     assert inside > 0
 

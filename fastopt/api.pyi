@@ -1,0 +1,1 @@
+# For Cython and C only: see api.pxd and include/fastopt.h.

@@ -1,0 +1,4 @@
+COMPILER: str
+IS_X86: bool
+
+def supports(level: str) -> bool: ...

@@ -1,0 +1,287 @@
+"""The benchmark itself: its rivals do the same work, and its commands print what they promise. No test times anything."""
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+
+from fastopt.bench import cases, cli, numpy_in_place, rivals, runner, targets, threads_in_loop
+from fastopt.table import METHODS, Method
+
+ROWS = {row.name: row for row in rivals.rows()}
+TORCH = {rivals.LOOP, rivals.FOREACH, rivals.FUSED}
+SIZES = (cases.Case(3, 37), cases.Case(1, 2 * numpy_in_place.BLOCK + 5))
+STEPS = 4  # of a rival, after its first
+
+
+def call(*arguments):
+    parser = argparse.ArgumentParser()
+    cli.add_arguments(parser)
+    return cli.run(parser.parse_args(arguments))
+
+
+def table(text):
+    """The cells of the Markdown tables in a text, without their heads."""
+    return [[cell.strip() for cell in line[1:-1].split("|")] for line in text.splitlines()
+            if line.startswith("| ") and not line.startswith(("| case", "| target", "| network"))]
+
+
+def expected(work):
+    """The parameters after the steps of a rival, from the reference in double precision."""
+    params, grads = ([array.astype(float) for array in arrays] for arrays in work.draw())
+    for param, grad in zip(params, grads, strict=True):
+        state = {}
+        for number in range(1, STEPS + 2):
+            work.row.method.reference(param, grad, state, number, **work.row.options)
+    return params
+
+
+@pytest.fixture
+def torch_params(monkeypatch):
+    """The parameters of the torch optimizer that is made next."""
+    pytest.importorskip("torch")
+    made, maker = [], rivals.torch_optimizer
+
+    def remember(work, **ways):
+        optimizer = maker(work, **ways)
+        if optimizer is not None:
+            made.extend(param.numpy() for group in optimizer.param_groups for param in group["params"])
+        return optimizer
+
+    monkeypatch.setattr(rivals, "torch_optimizer", remember)
+    return made
+
+
+def check(name, row, case, dtype, params=None):
+    work = rivals.Workspace(row, case, dtype)
+    rival = rivals.MAKERS[name](work)
+    if rival is None:
+        pytest.skip("no such rival for this row and case")
+    for number in range(STEPS):
+        assert rival.step(rival.arguments[number % len(rival.arguments)]) is None
+    rtol = 2e-5 if dtype == "float32" else 1e-6  # the square root of torch's loop is not IEEE's
+    for mine, reference in zip(params or work.params, expected(work), strict=True):
+        np.testing.assert_allclose(mine, reference, rtol=rtol, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", SIZES, ids=lambda case: case.name)
+@pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)
+@pytest.mark.parametrize("name", [name for name in rivals.MAKERS if name not in TORCH | {rivals.LIMIT}])
+def test_numpy_rivals_make_the_step(name, row, case, dtype):
+    check(name, row, case, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)
+@pytest.mark.parametrize("name", sorted(TORCH))
+def test_torch_rivals_make_the_step(name, row, dtype, torch_params):
+    check(name, row, SIZES[0], dtype, torch_params)
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)
+def test_reference_stands_in_for_a_method_without_numpy_twin(row, monkeypatch):
+    monkeypatch.setattr(numpy_in_place, "METHODS", {})
+    assert rivals.MAKERS[rivals.IN_PLACE](rivals.Workspace(row, SIZES[0])).name == rivals.EXPRESSIONS
+    assert rivals.MAKERS[rivals.BLOCKS](rivals.Workspace(row, SIZES[1])) is None
+    check(rivals.IN_PLACE, row, SIZES[0], "float32")
+
+
+def test_numpy_twin_is_not_used_with_options_it_does_not_know():
+    adam = ROWS["Adam"].method
+    assert numpy_in_place.find(rivals.Row(adam, {"betas": (0.5, 0.9)}))
+    assert numpy_in_place.find(rivals.Row(adam, {"amsgrad": True})) is None
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)
+def test_limit_leaves_states_and_keeps_numbers_normal(row):
+    work = rivals.Workspace(row, SIZES[0])
+    before = [[state.copy() for state in states] for states in work.states]
+    rival = rivals.limit(work)
+    for _ in range(50):
+        rival.step(None)
+    for states, originals in zip(work.states, before, strict=True):
+        for state, original in zip(states, originals, strict=True):
+            np.testing.assert_array_equal(state, original)
+    for param in work.params:
+        assert np.isfinite(param).all() and (np.abs(param) > np.finfo(param.dtype).tiny).all()
+
+
+def test_every_method_has_its_rows():
+    assert {row.method for row in ROWS.values()} == set(METHODS)
+    assert all(Method.traffic(row.method, 4, **row.options) == row.traffic(4) for row in ROWS.values())
+    assert ROWS["SGD momentum=0.9"].traffic(4) == 20
+
+
+def test_rivals_without_torch(monkeypatch):
+    monkeypatch.setattr(rivals, "torch", lambda: None)
+    names = {rival.name for rival in rivals.rivals(rivals.Workspace(ROWS["Adam"], SIZES[0]))}
+    assert rivals.FASTOPT in names and not names & TORCH
+
+
+@pytest.mark.parametrize(("name", "arrays", "elements"), [
+    ("100x64", 100, 64), ("1x100,000", 1, 100_000), ("1x1_000", 1, 1000), ("2x30M", 2, 30_000_000), ("1x5k", 1, 5000),
+])
+def test_names_of_cases(name, arrays, elements):
+    assert cases.parse(name) == cases.Case(arrays, elements)
+    assert cases.parse(cases.parse(name).name) == cases.parse(name)
+
+
+@pytest.mark.parametrize("name", ["", "64", "0x64", "1x0", "1x", "x1", "1x1G", "-1x2", ",x1"])
+def test_wrong_names_of_cases(name):
+    with pytest.raises(ValueError, match="such as 100x64"):
+        cases.parse(name)
+
+
+def test_interleave_counts_rounds_and_keeps_the_order_of_rivals(monkeypatch):
+    monkeypatch.setattr(runner, "LEAST", 0.0)
+    calls = []
+    entries = [rivals.Rival(name, lambda argument, name=name: calls.append((name, argument)), (1, 2)) for name in "ab"]
+    samples = runner.interleave(entries, rounds=3, seconds=0.0)
+    assert [len(times) for times in samples] == [3, 3]
+    assert len(runner.interleave(entries, rounds=100, seconds=0.0)[0]) == runner.FEWEST
+    assert set(calls) == {("a", 1), ("a", 2), ("b", 1), ("b", 2)}
+
+
+def test_ratios():
+    comparison = runner.Comparison("1x100", 1, "Adam", {
+        name: runner.Measurement("1x100", 1, "Adam", name, 100, 2800, seconds)
+        for name, seconds in ((rivals.FASTOPT, (1e-6, 2e-6, 4e-6)), (rivals.FUSED, (3e-6, 6e-6, 2e-6)),
+                              (rivals.LIMIT, (5e-7, 2e-6, 2e-6)))
+    })
+    assert comparison.ratios(rivals.FUSED) == pytest.approx((2.0, 3.0))
+    assert comparison.share_of_limit(rivals.FASTOPT) == pytest.approx(0.5)
+    one = comparison.measurements[rivals.FASTOPT]
+    assert (one.best, one.median) == (1e-6, 2e-6)
+    assert one.gigabytes_per_second == pytest.approx(2.8)
+    assert one.nanoseconds_per_element == pytest.approx(10.0)
+
+
+def test_table_and_json(capsys, tmp_path):
+    path = tmp_path / "out.json"
+    assert call("--case", "2x8", "--method", "sgd", "Adam", "--rounds", "2", "--json", str(path)) == 0
+    text = capsys.readouterr().out
+    for word in ("CPU", "SIMD level", "compiler", "NumPy", "torch", "threads"):
+        assert f"- {word}: " in text
+    lines = table(text)
+    assert {line[2] for line in lines} == {"SGD", "SGD momentum=0.9", "Adam"}
+    assert {rivals.FASTOPT, rivals.BOUND, rivals.IN_PLACE, rivals.LIMIT} <= {line[3] for line in lines}
+    assert {len(line) for line in lines} == {11}
+    saved = json.loads(path.read_text())
+    assert saved["machine"]["CPU"]
+    assert [(one["case"], one["method"], one["rival"]) for one in saved["results"]] == [
+        (line[0], line[2], line[3]) for line in lines
+    ]
+    assert all(one["best"] == min(one["seconds"]) and len(one["seconds"]) == 2 for one in saved["results"])
+
+
+def test_case_that_cannot_have_its_threads_is_left_out(capsys):
+    assert call("--case", "2x8", "--method", "Adam", "--rounds", "1", "--threads", "1000000") == 0
+    text = capsys.readouterr().out
+    assert table(text) == []
+    assert "left out, 1000000 threads: at most" in text
+
+
+@pytest.mark.parametrize("arguments", [
+    ("--method", "Adamant"), ("--case", "64"), ("--rounds", "0"), ("--threads", "two"), ("--dtype", "int8"),
+    ("--targets", "--import-time"),
+])
+def test_wrong_options(arguments, capsys):
+    with pytest.raises(SystemExit):
+        call(*arguments)
+    assert arguments[-1] in capsys.readouterr().err
+
+
+def test_targets_are_the_ones_promised():
+    promised = {(one.method, one.case, one.threads, one.rival, one.least, one.most) for one in targets.TARGETS}
+    adamw = {
+        ("1000x16", 1, rivals.FUSED, 100.0, 0.0),
+        ("100x64", 1, rivals.FUSED, 50.0, 0.0),
+        ("1x64", 1, rivals.FUSED, 10.0, 0.0),
+        ("1x64", 1, None, 0.0, 2e-6),
+        ("1x100000", 1, rivals.FUSED, 2.5, 0.0),
+        ("1x1000000", 1, rivals.FUSED, 1.1, 0.0),
+        ("1x1000000", 1, rivals.LIMIT, 0.95, 0.0),
+        *(("1x30000000", threads, *rest) for threads in (1, 2)
+          for rest in ((rivals.LIMIT, 0.95, 0.0), (rivals.FUSED, 1.0, 0.0))),
+    }
+    adamw |= {(case, threads, rivals.IN_PLACE, 4.0, 0.0) for case, threads, *_ in adamw}
+    others = {
+        (method, case, 1, rivals.LIMIT, 0.95, 0.0)
+        for method in ("Adagrad", "RMSprop", "SGD", "SGD momentum=0.9") for case in ("1x1000000", "1x30000000")
+    }
+    assert promised == {("AdamW", *one) for one in adamw} | others
+    assert len(targets.TARGETS) == len(promised)
+    assert len({one.text for one in targets.TARGETS}) == len(promised)
+
+
+def test_targets_are_measured_and_judged(monkeypatch, capsys, tmp_path):
+    kept = [one for one in targets.TARGETS if one.case == "1x64"]
+    kept += [targets.Target("SGD", "1x64", 1, rivals.LIMIT, 1e9), targets.Target("SGD", "1x64", 10**6, rivals.LIMIT, 1.0)]
+    monkeypatch.setattr(targets, "TARGETS", kept)
+    monkeypatch.setattr(targets, "import_seconds", lambda: [0.01, 0.02])
+    path = tmp_path / "out.json"
+    assert call("--targets", "--rounds", "2", "--json", str(path)) == 1
+    lines = table(capsys.readouterr().out)
+    assert [line[0] for line in lines[:3]] == [one.text for one in kept[:3]]
+    assert lines[3][3] == "missed"
+    assert lines[4][3] == "not measured"
+    assert lines[-1][1:] == ["10 ms", "20 ms", "met"]
+    assert len(json.loads(path.read_text())["results"]) == len(lines) == 7
+
+
+def test_verdict_says_where_best_and_median_disagree():
+    assert targets.Verdict("", 2.0, 1.0, "x", True, False).word == "met (by the median missed)"
+    assert targets.Verdict("", 1.0, 2.0, "x", False, True).word == "missed (by the median met)"
+    assert targets.Verdict("", 1.0, 2.0, "x", True, True).word == "met"
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)
+def test_a_step_allocates_no_array(row):
+    assert targets.allocated(rivals.Workspace(row, cases.parse("1x100k"))) < targets.ALLOCATED
+
+
+def test_import_time(capsys, monkeypatch):
+    monkeypatch.setattr(targets, "IMPORT_TIMES", 1)
+    assert [seconds > 0 for seconds in targets.import_seconds(1)] == [True]
+    monkeypatch.setattr(targets, "import_seconds", lambda: [0.5])
+    assert call("--import-time") == 0
+    assert table(capsys.readouterr().out)[0][1:] == ["500 ms", "500 ms", "missed"]
+
+
+def test_threads_in_loop(monkeypatch, capsys):
+    monkeypatch.setattr(threads_in_loop, "NETWORKS", (((8, 4), 2),))
+    monkeypatch.setattr(threads_in_loop, "TURN", 1e-4)
+    if threads_in_loop.threading.most() < 2:
+        pytest.skip("one thread only")
+    assert call("--threads-in-loop", "--rounds", "1") == 0
+    lines = table(capsys.readouterr().out)
+    assert [line[1] for line in lines] == ["0"] * 3 + ["1"] * 3
+    assert [line[2] for line in lines[:3]] == ["training step", "optimizer in the loop", "optimizer alone"]
+
+
+def test_gradients_of_the_network_in_the_loop():
+    """Against differences of the loss, so that the loop is a training loop."""
+    network = threads_in_loop.Network((5, 4), 3)
+
+    def loss():
+        x = network.x
+        for weight, bias in zip(network.weights[:-1], network.biases[:-1], strict=True):
+            x = np.maximum(x @ weight + bias, 0)
+        x = (x @ network.weights[-1] + network.biases[-1]).astype(float)
+        return np.mean(np.log(np.exp(x).sum(1)) - x[np.arange(len(x)), network.y])
+
+    gradients = network.gradients()
+    network.x = network.x.astype(float)
+    for i in (0, 1, 2):
+        for kind, offset in ((network.weights, 0), (network.biases, 3)):
+            kind[i] = kind[i].astype(float)
+            place = np.unravel_index(np.abs(gradients[i + offset]).argmax(), kind[i].shape)
+            before = kind[i][place]
+            kind[i][place] = before + 1e-5
+            high = loss()
+            kind[i][place] = before - 1e-5
+            low = loss()
+            kind[i][place] = before
+            assert gradients[i + offset][place] == pytest.approx((high - low) / 2e-5, rel=1e-3)
