@@ -29,9 +29,10 @@ LEVELS = (
 )
 
 # Same bits on every level: no contraction into FMA, no fast-math. The other two let sqrt and selects vectorise.
-RULES = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wdouble-promotion"]
+RULES = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
+         "-Wdouble-promotion", "-Wfloat-conversion"]
 if os.environ.get("FASTOPT_STRICT") == "1":
-    RULES.append("-Werror=double-promotion")
+    RULES += ["-Werror=double-promotion", "-Werror=float-conversion"]
 
 MSVC = {"-O3": "/O2", "-ffp-contract=off": "/fp:precise", "-mavx2": "/arch:AVX2", "-mavx512f": "/arch:AVX512",
         "-fopenmp": "/openmp"}

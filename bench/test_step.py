@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("pytest_benchmark")
 
-from fastopt.bench import cases, rivals, runner  # noqa: E402
+from fastopt.bench import cases, rivals, runner
 
 CASES = [case for case in cases.CASES if case.total <= cases.LARGE]
 ROWS = rivals.rows()

@@ -134,7 +134,7 @@ FORK = """
     from fastopt.kernels import threads
     warnings.simplefilter("ignore")
     threads.parallel().limit = lambda: 2  # also where only one CPU may be used
-    threads.quota = lambda: 2
+    threads.quota = threads.cpus = lambda: 2
     fastopt.set_num_threads(2)
     param, grad = np.zeros(100_000, "float32"), np.ones(100_000, "float32")
     opt = fastopt.SGD(param, lr=1.0)

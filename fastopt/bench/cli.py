@@ -24,15 +24,17 @@ def add_arguments(parser):
     parser.add_argument("--threads", nargs="+", type=positive, metavar="N",
                         help="numbers of threads (default: 1, and 2 from a million elements)")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
-    parser.add_argument("--rounds", type=positive, default=ROUNDS, metavar="N",
-                        help="rounds of a case and method, at most (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=SECONDS, metavar="S",
-                        help="budget of a case and method; up to 5 rounds are always made (default: %(default)s)")
-    parser.add_argument("--json", metavar="FILE", help="also writes everything that was measured to this file")
+    parser.add_argument("--rounds", type=positive, metavar="N",
+                        help=f"rounds of a case and method, at most (default: {ROUNDS})")
+    parser.add_argument("--seconds", type=float, metavar="S",
+                        help="budget of a case and method, 5 rounds in any case "
+                             f"(default: {SECONDS:g}, with --targets {targets.SECONDS:g})")
+    parser.add_argument("--json", metavar="FILE", help="also writes what was measured to this file")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--targets", action="store_true",
-                      help="measures what fastopt promises; the exit status is 1 if a promise does not hold")
-    what.add_argument("--import-time", action="store_true", help="measures `import fastopt` in fresh processes")
+                      help="measures what fastopt promises; the exit status is 1 if any of it fails")
+    what.add_argument("--import-time", action="store_true",
+                      help="measures `import fastopt` in fresh processes")
     what.add_argument("--threads-in-loop", action="store_true",
                       help="measures NumPy training loops with 1 and 2 optimizer threads")
 
@@ -41,32 +43,29 @@ def run(args):
     """Measures what the options ask for and prints it as Markdown. Returns the exit status."""
     about = machine()
     print("\n".join(f"- {name}: {value}" for name, value in about.items()), end="\n\n", flush=True)
-    status = 0
     if args.threads_in_loop:
-        results = threads_in_loop.report(args.rounds if args.rounds != ROUNDS else threads_in_loop.ROUNDS)
+        results = threads_in_loop.report(args.rounds or threads_in_loop.ROUNDS)
     elif args.import_time:
         results = print_verdicts([[targets.import_time()]])
     elif args.targets:
-        results = print_verdicts(targets.measure(args.rounds, args.seconds))
-        status = int(any(result["met"] is False for result in results))
+        results = print_verdicts(targets.measure(args.rounds or ROUNDS, args.seconds or targets.SECONDS))
     else:
         results = print_cases(args)
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:
             json.dump({"machine": about, "results": results}, file, indent=1)
             file.write("\n")
-    return status
+    return int(any(result.get("met") is False for result in results))
 
 
 # ---- options -----------------------------------------------------------------------------------
 
 def rows_named(name):
-    """The rows of a method (`sgd`: all of its rows) or the one row of that name."""
-    wanted = name.lower()
-    found = [row for row in rows() if row.name.lower() == wanted]
-    found = found or [row for row in rows() if row.method.name.lower() == wanted]
+    """All rows of a method, or the one row of that name."""
+    found = [row for row in rows() if name.lower() in (row.method.name.lower(), row.name.lower())]
     if not found:
-        raise argparse.ArgumentTypeError(f"no method {name!r}; there are {', '.join(row.name for row in rows())}")
+        known = ", ".join(row.name for row in rows())
+        raise argparse.ArgumentTypeError(f"no method {name!r}; there are {known}")
     return found
 
 
@@ -93,15 +92,16 @@ def print_cases(args):
     """Measures and prints every case and row; returns what was measured, for JSON."""
     if torch() is None:
         print(NO_TORCH, end="\n\n")
-    print(table_head("case", "threads", "method", "rival", "best µs", "median µs", "fastopt is, best", "median",
-                     "ns/element", "GB/s", "of the limit"), flush=True)
+    print(table_head("case", "threads", "method", "rival", "best µs", "median µs", "fastopt is (best)",
+                     "fastopt is (median)", "ns/element", "GB/s", "of the limit"), flush=True)
     results, notes = [], []
     selected = [row for found in args.method for row in found] if args.method else rows()
     for case in args.case or (FULL if args.full else CASES):
         for threads in args.threads or case.threads:
             for row in selected:
                 try:
-                    comparison = compare(row, case, threads, args.dtype, args.rounds, args.seconds)
+                    comparison = compare(row, case, threads, args.dtype, args.rounds or ROUNDS,
+                                         args.seconds or SECONDS)
                 except Unable as reason:
                     notes.append(f"{case.name}, {row.name}: left out, {reason}.")
                     continue
@@ -122,8 +122,8 @@ def comparison_lines(comparison):
         best, middle = comparison.ratios(name)
         share = comparison.share_of_limit(name)
         ratios = ("", "") if name == FASTOPT else (f"{best:.2f} x", f"{middle:.2f} x")
-        cells = (one.case, one.threads, one.method, name, figures(one.best * 1e6), figures(one.median * 1e6), *ratios,
-                 figures(one.nanoseconds_per_element), figures(one.gigabytes_per_second),
+        cells = (one.case, one.threads, one.method, name, figures(one.best * 1e6), figures(one.median * 1e6),
+                 *ratios, figures(one.nanoseconds_per_element), figures(one.gigabytes_per_second),
                  "" if share is None else f"{share:.1%}")
         yield f"| {' | '.join(map(str, cells))} |"
 

@@ -3,8 +3,8 @@
 No array is allocated in a step: the scratch is made once. Constants are 0-d arrays, because NumPy takes twice
 as long for a call with a Python float. The state is the method's own, as in `fastopt.reference`.
 
-Each function of `METHODS` takes what `cut` made and returns the function that makes one step; its keywords are
-the hyperparameters it knows.
+Each function of `METHODS` takes what `cut` made and returns the function that makes one step; its keywords
+are the hyperparameters it knows.
 """
 
 import inspect
@@ -14,7 +14,7 @@ from math import sqrt
 import numpy as np
 from numpy import add, divide, multiply, subtract
 
-BLOCK = 32_768  # elements: the arrays of a block and the scratch stay in an L2 of 1 MB; the fastest of 4k to 128k
+BLOCK = 32_768  # elements: a block's arrays and the scratch stay in an L2 of 1 MB; the fastest of 4k to 128k
 
 
 def cut(params, grads, states, block=None):
@@ -106,7 +106,8 @@ def adam(parts, *, lr, betas, eps, decay=0.0):
         # the bias corrections join the step size and epsilon: no pass of their own
         number = next(numbers)
         root2 = sqrt(1 - betas[1] ** number)
-        eta, epsilon, keep = constants(parts, lr * root2 / (1 - betas[0] ** number), eps * root2, 1 - lr * decay)
+        eta = lr * root2 / (1 - betas[0] ** number)
+        eta, epsilon, keep = constants(parts, eta, eps * root2, 1 - lr * decay)
         for p, g, m, v, t in parts:
             multiply(m, b1, m)
             multiply(g, u1, t)

@@ -52,7 +52,9 @@ class Row:
 
 def rows():
     """The rows of the benchmark: each method of the table with its defaults, then its `VARIANTS`."""
-    return [Row(method, options) for method in table.METHODS for options in ({}, *VARIANTS.get(method.name, ()))]
+    return [
+        Row(method, options) for method in table.METHODS for options in ({}, *VARIANTS.get(method.name, ()))
+    ]
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,8 @@ class Workspace:
     def draw(self):
         """Parameters and gradients: the same values at every call."""
         random = np.random.default_rng(7)
-        return tuple(
-            [random.standard_normal(self.case.elements, self.dtype) for _ in range(self.case.arrays)] for _ in "pg"
-        )
+        arrays = [random.standard_normal(self.case.elements, self.dtype) for _ in range(2 * self.case.arrays)]
+        return arrays[: self.case.arrays], arrays[self.case.arrays :]
 
     @property
     def slots(self):
@@ -166,17 +167,17 @@ def limit(work):
 # ---- NumPy -------------------------------------------------------------------------------------
 
 def in_place(work):
-    function = numpy_in_place.find(work.row)
-    if function is None:
+    maker = numpy_in_place.find(work.row)
+    if maker is None:
         return expressions(work)
-    return Rival(IN_PLACE, function(numpy_in_place.cut(work.params, work.grads, work.states)))
+    return Rival(IN_PLACE, maker(numpy_in_place.cut(work.params, work.grads, work.states)))
 
 
 def in_place_blocks(work):
-    function = numpy_in_place.find(work.row)
-    if function is None or work.case.elements <= numpy_in_place.BLOCK:
+    maker, block = numpy_in_place.find(work.row), numpy_in_place.BLOCK
+    if maker is None or work.case.elements <= block:
         return None
-    return Rival(BLOCKS, function(numpy_in_place.cut(work.params, work.grads, work.states, numpy_in_place.BLOCK)))
+    return Rival(BLOCKS, maker(numpy_in_place.cut(work.params, work.grads, work.states, block)))
 
 
 def expressions(work):

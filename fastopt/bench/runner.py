@@ -1,9 +1,9 @@
 """The measurement: all rivals of a row and case, interleaved round by round in one process.
 
-In a round every rival makes as many steps as take two milliseconds, first uncounted, so that it finds the caches
-as its own steps leave them, then timed. Before the large cases other data fills the last-level cache: what the
-rival before has left there would help one and not the other. The order changes from round to round. What slows the
-machine for a while slows all of them: trust the ratios, and of the times the best.
+In a round every rival makes as many steps as take two milliseconds, first uncounted, so that it finds the
+caches as its own steps leave them, then timed. In the large cases other data fills the last-level cache
+before: what the last rival has left there would help one and not another. The order changes from round to
+round. What slows the machine for a while slows all of them: trust the ratios, and of the times the best.
 """
 
 import gc
@@ -84,7 +84,7 @@ class Comparison:
         return self.measurements[rival].best_ratio(fast), self.measurements[rival].median_ratio(fast)
 
     def share_of_limit(self, rival):
-        """The limit's time over the rival's: 1 is as fast as the memory allows. None where no limit was measured."""
+        """The limit's time over the rival's: 1 is as fast as memory allows. None without a measured limit."""
         if LIMIT not in self.measurements:
             return None
         return self.measurements[LIMIT].best_ratio(self.measurements[rival])
@@ -133,7 +133,7 @@ def compare(row, case, threads=1, dtype="float32", rounds=ROUNDS, seconds=SECOND
 
 @contextmanager
 def torch_threads(threads):
-    """Torch uses as many threads as fastopt. Imports torch before fastopt's threads start: see `rivals.torch`."""
+    """Lets torch use as many threads as fastopt; imports it before fastopt's start, see `rivals.torch`."""
     if torch() is None:
         yield
         return

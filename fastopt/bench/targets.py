@@ -13,6 +13,7 @@ from .cases import parse
 from .rivals import FASTOPT, FUSED, IN_PLACE, LIMIT, Workspace, rows
 from .runner import Unable, compare
 
+SECONDS = 8.0  # of a row and case, unless asked otherwise: the largest need many rounds
 ALLOCATED = 1_000  # bytes, at most, that a step after the first allocates at its peak
 IMPORT_SECONDS = 0.060  # at most, for `import fastopt` after `import numpy`
 IMPORT_TIMES = 10
@@ -31,7 +32,8 @@ print(middle - start, perf_counter() - middle)
 class Target:
     """A promise about the public `step(grads)` of one row and case in float32.
 
-    Either the rival takes at least `least` times as long, or without a rival a step takes at most `most` seconds.
+    Either the rival takes at least `least` times as long, or without a rival a step takes at most `most`
+    seconds.
     """
 
     method: str
@@ -108,7 +110,7 @@ TARGETS = (
 
 
 def measure(rounds, seconds):
-    """Measures every target: yields a list of verdicts for each row and case, then the ones of the whole library."""
+    """Measures every target: yields the verdicts of each row and case, then those of the whole library."""
     named = {row.name: row for row in rows()}
     for (method, case, threads), group in groupby(TARGETS, lambda one: (one.method, one.case, one.threads)):
         group = list(group)

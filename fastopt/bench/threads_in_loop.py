@@ -1,9 +1,9 @@
 """What optimizer threads cost or bring inside a training loop: this decides the library's default.
 
-A multilayer perceptron is trained in NumPy: its matrix products run on the threads of NumPy's BLAS, and between
-them the optimizer steps on 1 or 2 threads. BLAS and OpenMP both let idle threads spin for a while, so that one
-pool can keep the other from its cores; a busy process beside takes a core away from both. The same steps are
-also measured with nothing in between, which is what a benchmark of the kernel alone would show.
+A multilayer perceptron is trained in NumPy: its matrix products run on the threads of NumPy's BLAS, and
+between them the optimizer steps on 1 or 2 threads. BLAS and OpenMP both let idle threads spin for a while, so
+that one pool can keep the other from its cores; a busy process beside takes a core away from both. The same
+steps are also measured with nothing in between, as in a benchmark of the kernel alone.
 
 The two settings take turns in one process, and the first steps of each turn are not counted. torch is not
 imported. `OMP_WAIT_POLICY` and the BLAS's own variables act as set by the user.
@@ -14,6 +14,7 @@ import random
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from statistics import median
 from time import perf_counter
 
@@ -41,7 +42,7 @@ while os.getppid() == parent:
 
 @dataclass(frozen=True)
 class Line:
-    """Milliseconds on 1 and 2 optimizer threads: medians over the turns, and the median ratio within a round."""
+    """Milliseconds on 1 and 2 optimizer threads: medians over the turns; the ratio is that within a round."""
 
     network: str
     neighbours: int
@@ -59,7 +60,7 @@ class Network:
         sizes = (INPUTS, *hidden, CLASSES)
         self.weights = [
             (rng.standard_normal(pair) * (2 / pair[0]) ** 0.5).astype(np.float32)
-            for pair in zip(sizes, sizes[1:], strict=False)
+            for pair in pairwise(sizes)
         ]
         self.biases = [np.zeros(size, np.float32) for size in sizes[1:]]
         self.x = rng.standard_normal((batch, INPUTS), np.float32)
@@ -147,12 +148,13 @@ def report(rounds=ROUNDS):
     if threading.most() < max(THREADS):
         print(f"At most {threading.most()} threads can be used here: there is nothing to compare.")
         return []
-    print("| network | busy neighbours | part | 1 thread, ms | 2 threads, ms | 2 threads take |\n|---|---|---|---|---|---|")
+    print("| network | busy neighbours | part | 1 thread, ms | 2 threads, ms | 2 threads take |")
+    print("|---|---|---|---|---|---|")
     results = []
     for hidden, batch in NETWORKS:
         for neighbours in (0, 1):
             for one in measure(hidden, batch, neighbours, rounds):
-                print(f"| {one.network} | {one.neighbours} | {one.part} | {one.serial:.3f} | {one.threaded:.3f} "
-                      f"| {one.ratio:.2f} x |", flush=True)
+                print(f"| {one.network} | {one.neighbours} | {one.part} | {one.serial:.3f} "
+                      f"| {one.threaded:.3f} | {one.ratio:.2f} x |", flush=True)
                 results.append(asdict(one))
     return results

@@ -9,22 +9,21 @@ import os
 
 cdef extern from "omp.h" nogil:
     """
-    /* gcc has it since version 9 and says so only later */
-    #if _OPENMP >= 201811 || (defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 9)
+    /* gcc has it since version 9 and clang since 11; both say so only later */
+    #if _OPENMP >= 201811 || (defined(__clang__) && __clang_major__ >= 11) || (defined(__GNUC__) && __GNUC__ >= 9)
       #define fastopt_pause() omp_pause_resource_all(omp_pause_soft)
     #else
       #define fastopt_pause() 1
     #endif
     """
     int omp_get_max_threads()
-    int omp_get_num_procs()
     int omp_get_num_threads()
     int fastopt_pause()
 
 
 def limit():
-    """Threads that OpenMP would use now, and the CPUs that this process may run on."""
-    return min(omp_get_max_threads(), omp_get_num_procs())
+    """Threads that OpenMP would use now."""
+    return omp_get_max_threads()
 
 
 def run(size_t address, Py_ssize_t parts):

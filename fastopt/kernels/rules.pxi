@@ -8,7 +8,7 @@
 #
 # What keeps a loop vectorised (gcc 12 and clang, checked by tests/test_vectorised.py):
 #   - `vec` is a restrict pointer, and the loop lives in the function that has it as a parameter;
-#   - a name is assigned one expression only: reassigned names are inferred as double;
+#   - a name is assigned by one expression only: with two, it is inferred as double;
 #   - no literal constants in arithmetic: they are double, and so would the loop be;
 #   - options are compile-time arguments of a `loop`, which is always inlined: no branch inside.
 # Products and sums are never contracted: every level gives the same bits. Where two NaN meet in a sum, which one
@@ -25,7 +25,7 @@ cdef extern from *:
       #define FASTOPT_LOOP __forceinline void
     #else
       #define FASTOPT_RESTRICT __restrict__
-      #define FASTOPT_LOOP __attribute__((always_inline)) inline void
+      #define FASTOPT_LOOP __attribute__((always_inline)) void
     #endif
     typedef float  *FASTOPT_RESTRICT fastopt_f32;
     typedef double *FASTOPT_RESTRICT fastopt_f64;
@@ -143,9 +143,7 @@ cdef inline loop rmsprop_loop(vec p, vec g, vec v, vec b, vec a, Py_ssize_t n, v
         v[i] = alpha * v[i] + beta * h * h
         if centered:
             a[i] = alpha * a[i] + beta * h
-            w = v[i] - a[i] * a[i] + eps_in
-        else:
-            w = v[i] + eps_in
+        w = v[i] - a[i] * a[i] + eps_in if centered else v[i] + eps_in
         if vec is f32:
             d = sqrtf(w) + eps
         else:
@@ -188,9 +186,7 @@ cdef inline loop adam_loop(vec p, vec g, vec m, vec v, vec w, Py_ssize_t n, vec 
         v[i] = b2 * v[i] + u2 * h * h
         if amsgrad:
             w[i] = w[i] if w[i] >= v[i] else v[i]  # a NaN in v wins, as in torch
-            x = w[i] + eps_in
-        else:
-            x = v[i] + eps_in
+        x = (w[i] if amsgrad else v[i]) + eps_in
         if vec is f32:
             d = sqrtf(x) * r + eps
         else:

@@ -95,9 +95,14 @@ def quota():
     return math.inf if limit in ("max", "-1") else max(1, math.ceil(int(limit) / int(period)))
 
 
+def cpus():
+    """The CPUs this process may run on now."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def most():
     """The most threads a step could use now."""
-    return 1 if serial or parallel() is None else int(max(1, min(parallel().limit(), quota())))
+    return 1 if serial or parallel() is None else int(max(1, min(parallel().limit(), cpus(), quota())))
 
 
 def resolve(asked, elements):

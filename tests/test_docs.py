@@ -1,0 +1,63 @@
+"""Docstrings run, the README's table is that of the code, every public name is documented."""
+
+import doctest
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import fastopt
+from fastopt import table
+
+MODULES = ["config", "functional", "kernels.threads", "lr_scheduler", "optimizers.adagrad", "optimizers.adam",
+           "optimizers.base", "optimizers.rmsprop", "optimizers.sgd", "reference", "schedules"]
+README = Path(__file__).parents[1] / "README.md"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_run(name):
+    module = importlib.import_module(f"fastopt.{name}")
+    result = doctest.testmod(module)
+    assert result.failed == 0
+
+
+def test_every_method_has_an_example():
+    for method in table.METHODS:
+        assert ">>>" in method.optimizer.__doc__
+        assert "Source:" in method.optimizer.__doc__
+        for option in method.options:
+            assert re.search(rf"^\s+{option}:", method.optimizer.__doc__, re.MULTILINE), (method.name, option)
+
+
+def public(module, prefix):
+    for name in module.__all__:
+        value = getattr(module, name)
+        if callable(value):
+            yield f"{prefix}.{name}", value
+            if inspect.isclass(value):
+                for key, member in vars(value).items():
+                    if not key.startswith("_") and inspect.isfunction(member):
+                        yield f"{prefix}.{name}.{key}", member
+
+
+@pytest.mark.parametrize("module", [fastopt, fastopt.lr_scheduler, fastopt.schedules, fastopt.functional])
+def test_every_public_name_has_a_docstring(module):
+    bare = [name for name, value in public(module, module.__name__)
+            if not inspect.getdoc(value) and name.rsplit(".", 1)[-1] not in ("slots", "check_settings")]
+    assert bare == []
+
+
+def test_the_readme_has_the_table_of_the_code():
+    if not README.exists():
+        pytest.skip("not a checkout")
+    assert table.markdown() in README.read_text()
+
+
+def test_the_readme_example_runs(capsys):
+    if not README.exists():
+        pytest.skip("not a checkout")
+    example = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL).group(1)
+    exec(compile(example, "README.md", "exec"), {})
+    assert float(capsys.readouterr().out.split()[-1]) < 0.1
