@@ -164,9 +164,10 @@ def test_a_forked_child_is_serial_where_the_team_could_not_be_paused():
     module = threads.parallel()
     pid = os.fork()
     if pid == 0:
-        first = threads.serial
+        module._after_fork_in_child(True)
+        free = not threads.serial
         module._after_fork_in_child(False)
-        os._exit(0 if not first and threads.serial and threads.most() == 1 else 1)
+        os._exit(0 if free and threads.serial and threads.most() == 1 else 1)
     print(os.waitpid(pid, 0)[1])
     """) == "0"
 
