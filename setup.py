@@ -75,7 +75,8 @@ class BuildExt(build_ext):
 
 
 walker = ["kernels/plan.pxd"]
-extensions = [extension(f"kernels.level_{level}", RULES + flags, ["kernels/rules.pxi"]) for level, flags in LEVELS.items()]
+rules = ["kernels/rules.pxi"]
+extensions = [extension(f"kernels.level_{level}", RULES + flags, rules) for level, flags in LEVELS.items()]
 extensions.append(extension("kernels.cpu", ["-O2"]))
 extensions.append(extension("kernels.plan", ["-O3", "-ffp-contract=off"], walker))
 extensions.append(extension("api", ["-O2"], ["api.pxd"]))

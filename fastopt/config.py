@@ -38,7 +38,7 @@ def config():
     }
 
 
-def show_config():
+def show_config() -> None:
     """Prints version, Python, NumPy, compiler, SIMD level, OpenMP runtime and threads. Loads the OpenMP runtime.
 
     >>> import fastopt
@@ -49,7 +49,7 @@ def show_config():
         print(f"{name:17} {value}")
 
 
-def get_include():
+def get_include() -> str:
     """The folder of `fastopt.h`, for C and C++ extensions that call the rules.
 
     >>> import os, fastopt

@@ -14,6 +14,7 @@ array([0.9, 2.1])
 """
 
 import inspect
+from collections.abc import Callable
 
 import numpy as np
 
@@ -105,7 +106,7 @@ def door(method):
     )
     function.__name__ = function.__qualname__ = method.__name__.lower()
     function.__module__ = __name__
-    function.__signature__ = signature
+    function.__signature__ = signature  # type: ignore[attr-defined]
     function.__doc__ = DOCUMENTATION.format(
         name=method.__name__,
         slots=", ".join(plurals),
@@ -121,6 +122,10 @@ def listed(given, name):
     if isinstance(given, (list, tuple)):
         return list(given)
     return [as_array(given, name, scalar=name == "grads")]
+
+
+def __getattr__(name: str) -> Callable[..., None]:
+    raise AttributeError(f"fastopt.functional has no {name!r}; it has {', '.join(__all__)}")
 
 
 DOORS = {

@@ -15,6 +15,8 @@
 
 import warnings
 from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from . import schedules
 from .optimizers.base import Optimizer
@@ -50,7 +52,7 @@ class LRScheduler:
     _floor = 0.0
     _keeps_rate_on_resume = False  # torch: constructing with last_epoch leaves the rate as it is
 
-    def __init__(self, optimizer, last_epoch=-1):
+    def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer must be a fastopt optimizer, got {type(optimizer).__name__}")
         if isinstance(last_epoch, bool) or not isinstance(last_epoch, int) or last_epoch < -1:
@@ -113,7 +115,7 @@ class LRScheduler:
     def _vanished(self, t):
         return t >= 0 and self._factor(t) == 0
 
-    def step(self, epoch=None):
+    def step(self, epoch: int | None = None) -> None:
         """Sets the rates for the next step of the optimizer. Call it after `optimizer.step()`.
 
         Args:
@@ -134,16 +136,16 @@ class LRScheduler:
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
         self._advance(epoch)
 
-    def get_last_lr(self):
+    def get_last_lr(self) -> list[float]:
         """The rates that this scheduler set last, one for each group."""
-        return list(self._last_lr)
+        return list(self._last_lr)  # type: ignore[arg-type]
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """Everything but the optimizer, under torch's names; plain numbers and lists."""
         return {name: list(value) if isinstance(value, list) else value
                 for name, value in vars(self).items() if name not in ("optimizer", "_made_at", "_factor")}
 
-    def load_state_dict(self, state_dict):
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Loads what `state_dict` of the same scheduler made, here or in torch, and sets the rates it had.
 
         Raises:
@@ -188,14 +190,14 @@ class LambdaLR(LRScheduler):
     [2.0]
     """
 
-    def __init__(self, optimizer, lr_lambda, last_epoch=-1):
+    def __init__(self, optimizer: Optimizer, lr_lambda: Callable[[int], float] | Sequence[Callable[[int], float]],
+                 last_epoch: int = -1) -> None:
         groups = len(optimizer.param_groups) if isinstance(optimizer, Optimizer) else 0
-        several = isinstance(lr_lambda, (list, tuple))
-        self.lr_lambdas = list(lr_lambda) if several else [lr_lambda] * groups
+        if not callable(lr_lambda) and not (isinstance(lr_lambda, (list, tuple)) and all(map(callable, lr_lambda))):
+            raise TypeError(f"lr_lambda must be a function of the step or a list of them, got {lr_lambda!r}")
+        self.lr_lambdas = [lr_lambda] * groups if callable(lr_lambda) else list(lr_lambda)
         if len(self.lr_lambdas) != groups:
             raise ValueError(f"lr_lambda must have {groups} functions, got {len(self.lr_lambdas)}")
-        if not all(map(callable, self.lr_lambdas)):
-            raise TypeError("lr_lambda must be a function of the step, or a list of them")
         super().__init__(optimizer, last_epoch)
 
     def _schedule(self):
@@ -210,12 +212,12 @@ class LambdaLR(LRScheduler):
     def _rate(self, index, t):
         return self.base_lrs[index] * self.lr_lambdas[min(index, len(self.lr_lambdas) - 1)](t)
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         objects = [dict(vars(f)) if hasattr(f, "__dict__") and not hasattr(f, "__code__") else None
                    for f in self.lr_lambdas]
         return {**super().state_dict(), "lr_lambdas": objects}
 
-    def load_state_dict(self, state_dict):
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         functions, attributes = self.lr_lambdas, state_dict.get("lr_lambdas", ())
         if len(attributes) != len(functions):
             raise ValueError(f"state_dict has {len(attributes)} lr_lambdas, this scheduler {len(functions)}")
@@ -234,7 +236,7 @@ class StepLR(LRScheduler):
     [1.0]
     """
 
-    def __init__(self, optimizer, step_size, gamma=0.1, last_epoch=-1):
+    def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1) -> None:
         self.step_size, self.gamma = whole("step_size", step_size), number("gamma", gamma)
         super().__init__(optimizer, last_epoch)
 
@@ -251,7 +253,8 @@ class MultiStepLR(LRScheduler):
     [1.0]
     """
 
-    def __init__(self, optimizer, milestones, gamma=0.1, last_epoch=-1):
+    def __init__(self, optimizer: Optimizer, milestones: Iterable[int], gamma: float = 0.1,
+                 last_epoch: int = -1) -> None:
         self.milestones = Counter(whole("milestones", milestone, 0) for milestone in milestones)
         self.gamma = number("gamma", gamma)
         super().__init__(optimizer, last_epoch)
@@ -272,7 +275,7 @@ class ExponentialLR(LRScheduler):
 
     _keeps_rate_on_resume = True
 
-    def __init__(self, optimizer, gamma, last_epoch=-1):
+    def __init__(self, optimizer: Optimizer, gamma: float, last_epoch: int = -1) -> None:
         self.gamma = number("gamma", gamma)
         super().__init__(optimizer, last_epoch)
 
@@ -293,7 +296,7 @@ class CosineAnnealingLR(LRScheduler):
 
     _keeps_rate_on_resume = True
 
-    def __init__(self, optimizer, T_max, eta_min=0.0, last_epoch=-1):
+    def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1) -> None:
         self.T_max, self.eta_min = whole("T_max", T_max), number("eta_min", eta_min)
         super().__init__(optimizer, last_epoch)
 
@@ -316,7 +319,8 @@ class LinearLR(LRScheduler):
 
     _keeps_rate_on_resume = True
 
-    def __init__(self, optimizer, start_factor=1.0 / 3, end_factor=1.0, total_iters=5, last_epoch=-1):
+    def __init__(self, optimizer: Optimizer, start_factor: float = 1.0 / 3, end_factor: float = 1.0,
+                 total_iters: int = 5, last_epoch: int = -1) -> None:
         self.start_factor, self.end_factor = number("start_factor", start_factor), number("end_factor", end_factor)
         self.total_iters = whole("total_iters", total_iters)
         if not 0 < self.start_factor <= 1:

@@ -13,7 +13,9 @@ to another with the same arguments, prints as the call that makes it, and can be
 import inspect
 import math
 from bisect import bisect_right
+from collections.abc import Callable
 from functools import wraps
+from typing import Concatenate, ParamSpec
 
 __all__ = [
     "Schedule",
@@ -26,6 +28,9 @@ __all__ = [
 ]
 
 
+Arguments = ParamSpec("Arguments")
+
+
 class Schedule:
     """A schedule with its arguments: call it with a step."""
 
@@ -34,7 +39,7 @@ class Schedule:
     def __init__(self, formula, arguments):
         self._formula, self._arguments = formula, arguments
 
-    def __call__(self, step):
+    def __call__(self, step: float) -> float:
         return self._formula(step, **self._arguments)
 
     def __eq__(self, other):
@@ -55,7 +60,7 @@ def _rebuild(name, arguments):
     return globals()[name](**arguments)
 
 
-def schedule(formula):
+def schedule(formula: Callable[Concatenate[float, Arguments], float]) -> Callable[Arguments, Schedule]:
     """Turns `formula(step, arguments...)` into the function that takes the arguments and returns a Schedule."""
     signature = inspect.signature(formula)
     own = signature.replace(parameters=list(signature.parameters.values())[1:], return_annotation=Schedule)
@@ -68,8 +73,8 @@ def schedule(formula):
             check(formula.__name__, name, value)
         return Schedule(formula, dict(bound.arguments))
 
-    make.__signature__ = own
-    return make
+    make.__signature__ = own  # type: ignore[attr-defined]
+    return make  # type: ignore[return-value]
 
 
 def check(function, name, value):
@@ -93,7 +98,7 @@ def check(function, name, value):
 
 
 @schedule
-def constant_schedule(step, value):
+def constant_schedule(step: float, value: float) -> float:
     """The same value at every step.
 
     >>> constant_schedule(0.1)(1000)
@@ -103,7 +108,7 @@ def constant_schedule(step, value):
 
 
 @schedule
-def linear_schedule(step, init_value, end_value, transition_steps):
+def linear_schedule(step: float, init_value: float, end_value: float, transition_steps: float) -> float:
     """From `init_value` in a straight line to `end_value` at `transition_steps`, then constant.
 
     >>> linear_schedule(0.0, 1.0, 10)(5)
@@ -113,7 +118,8 @@ def linear_schedule(step, init_value, end_value, transition_steps):
 
 
 @schedule
-def exponential_decay(step, init_value, transition_steps, decay_rate, staircase=False):
+def exponential_decay(step: float, init_value: float, transition_steps: float, decay_rate: float,
+                      staircase: bool = False) -> float:
     """`init_value * decay_rate ** (step / transition_steps)`; `staircase` rounds the exponent down.
 
     >>> exponential_decay(1.0, 10, 0.5)(20)
@@ -125,7 +131,7 @@ def exponential_decay(step, init_value, transition_steps, decay_rate, staircase=
 
 
 @schedule
-def piecewise_constant_schedule(step, init_value, boundaries_and_scales):
+def piecewise_constant_schedule(step: float, init_value: float, boundaries_and_scales: dict[int, float]) -> float:
     """`init_value` times every scale of `boundaries_and_scales` (step -> scale) whose step is reached.
 
     >>> [piecewise_constant_schedule(1.0, {2: 0.5, 4: 0.1})(step) for step in range(5)]
@@ -136,7 +142,8 @@ def piecewise_constant_schedule(step, init_value, boundaries_and_scales):
 
 
 @schedule
-def cosine_decay_schedule(step, init_value, decay_steps, alpha=0.0, exponent=1.0):
+def cosine_decay_schedule(step: float, init_value: float, decay_steps: float, alpha: float = 0.0,
+                          exponent: float = 1.0) -> float:
     """Half a cosine from `init_value` to `alpha * init_value` at `decay_steps`, then constant.
 
     Source: Loshchilov and Hutter 2017, arXiv 1608.03983.
@@ -149,7 +156,7 @@ def cosine_decay_schedule(step, init_value, decay_steps, alpha=0.0, exponent=1.0
 
 
 @schedule
-def cosine_annealing_schedule(step, init_value, decay_steps, end_value=0.0):
+def cosine_annealing_schedule(step: float, init_value: float, decay_steps: float, end_value: float = 0.0) -> float:
     """A cosine between `init_value` and `end_value` with half period `decay_steps`, for ever.
 
     As torch's CosineAnnealingLR, which rises again after `T_max`.

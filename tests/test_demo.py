@@ -201,7 +201,7 @@ def test_threads_are_those_of_the_optimizer(data, monkeypatch):
 ])
 def test_compare_races_optimizers_in_one_picture(names, raced, capsys, tmp_path, monkeypatch):
     shown, plot = [], demo.plot
-    monkeypatch.setattr(demo, "plot", lambda histories, *rest: plot(shown.extend(histories) or histories, *rest))
+    monkeypatch.setattr(demo, "plot", lambda runs, *rest: plot(shown.extend(runs) or runs, *rest))
     out = run(capsys, "--output", tmp_path / "race.png", "--compare", *names).out
     assert re.findall(r"^(\w+) .*%.* us .* us .*[0-9a-f]{16}$", out, re.M) == raced
     assert [history.name for history in shown] == raced
@@ -209,7 +209,6 @@ def test_compare_races_optimizers_in_one_picture(names, raced, capsys, tmp_path,
 
 
 def test_a_race_is_fair(data):
-    """All start from the same parameters and see the same batches: so do two runs of one optimizer."""
     settings = replace(SHORT, epochs=1)
     histories = [demo.train(method, data, settings) for method in METHODS]
     assert len({history.losses[0] for history in histories}) == 1

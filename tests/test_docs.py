@@ -12,7 +12,7 @@ import fastopt
 from fastopt import table
 
 MODULES = ["config", "functional", "kernels.threads", "lr_scheduler", "optimizers.adagrad", "optimizers.adam",
-           "optimizers.base", "optimizers.rmsprop", "optimizers.sgd", "reference", "schedules"]
+           "optimizers.base", "optimizers.hooks", "optimizers.rmsprop", "optimizers.sgd", "reference", "schedules"]
 README = Path(__file__).parents[1] / "README.md"
 
 

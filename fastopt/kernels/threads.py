@@ -12,7 +12,7 @@ flush_subnormals = True
 serial = False  # no threads in this process: built without, or forked from a team that could not be paused
 
 
-def set_num_threads(n):
+def set_num_threads(n: int) -> None:
     """Sets how many threads a step may use, for every optimizer without a `num_threads` of its own.
 
     Args:
@@ -35,12 +35,12 @@ def set_num_threads(n):
     num_threads = check(n, "n")
 
 
-def get_num_threads():
+def get_num_threads() -> int:
     """The number that `set_num_threads` set."""
     return num_threads
 
 
-def set_flush_subnormals(flush):
+def set_flush_subnormals(flush: bool) -> None:
     """Sets whether a step treats subnormal numbers as zero; on by default.
 
     The moments of a unit that stopped learning decay into subnormals, which x86 CPUs handle some 27 times
@@ -56,7 +56,7 @@ def set_flush_subnormals(flush):
     flush_subnormals = bool(flush)
 
 
-def get_flush_subnormals():
+def get_flush_subnormals() -> bool:
     """Whether a step treats subnormal numbers as zero."""
     return flush_subnormals
 

@@ -2,7 +2,8 @@
 
 from .adagrad import Adagrad
 from .adam import Adam, AdamW
-from .base import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from .base import Optimizer
+from .hooks import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from .rmsprop import RMSprop
 from .sgd import SGD
 

@@ -1,6 +1,6 @@
 """Adagrad."""
 
-from .base import Optimizer
+from .base import Optimizer, Params, Rate
 from .checks import flag, nonnegative, one_of
 
 
@@ -50,8 +50,9 @@ class Adagrad(Optimizer):
         "eps_mode": one_of("outside", "inside"),
     }
 
-    def __init__(self, params, lr=1e-2, lr_decay=0.0, weight_decay=0.0, initial_accumulator_value=0.0, eps=1e-10, *,
-                 maximize=False, eps_mode="outside"):
+    def __init__(self, params: Params, lr: Rate = 1e-2, lr_decay: Rate = 0.0, weight_decay: Rate = 0.0,
+                 initial_accumulator_value: float = 0.0, eps: Rate = 1e-10, *, maximize: bool = False,
+                 eps_mode: str = "outside") -> None:
         super().__init__(params, dict(lr=lr, lr_decay=lr_decay, weight_decay=weight_decay,
                                       initial_accumulator_value=initial_accumulator_value, eps=eps,
                                       maximize=maximize, eps_mode=eps_mode))

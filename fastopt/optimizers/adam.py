@@ -2,7 +2,7 @@
 
 from math import sqrt
 
-from .base import Optimizer
+from .base import Optimizer, Params, Rate, Rates
 from .checks import flag, fractions, nonnegative, one_of
 
 
@@ -56,8 +56,9 @@ class Adam(Optimizer):
         "eps_mode": one_of("outside", "hat", "inside"),
     }
 
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, amsgrad=False, *,
-                 maximize=False, decoupled_weight_decay=False, eps_mode="outside"):
+    def __init__(self, params: Params, lr: Rate = 1e-3, betas: Rates = (0.9, 0.999), eps: Rate = 1e-8,
+                 weight_decay: Rate = 0.0, amsgrad: bool = False, *, maximize: bool = False,
+                 decoupled_weight_decay: bool = False, eps_mode: str = "outside") -> None:
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad,
                                       maximize=maximize, decoupled_weight_decay=decoupled_weight_decay,
                                       eps_mode=eps_mode))
@@ -113,7 +114,8 @@ class AdamW(Adam):
 
     fixed = {"decoupled_weight_decay": True}
 
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, amsgrad=False, *,
-                 maximize=False, eps_mode="outside"):
+    def __init__(self, params: Params, lr: Rate = 1e-3, betas: Rates = (0.9, 0.999), eps: Rate = 1e-8,
+                 weight_decay: Rate = 1e-2, amsgrad: bool = False, *, maximize: bool = False,
+                 eps_mode: str = "outside") -> None:
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, eps_mode=eps_mode,
                          **self.fixed)

@@ -1,8 +1,7 @@
-"""Optimizer: parameter groups, gradients, the step, state, hooks and checkpoints of every method."""
+"""Optimizer: parameter groups, gradients, the step and state of every method."""
 
 import itertools
-from collections import OrderedDict
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,105 +9,19 @@ import numpy as np
 from ..kernels import threads
 from ..kernels.arrays import as_array, full_like
 from ..kernels.plan import Plan, called, check_parameter
+from .checkpoint import match, pack
+from .hooks import GLOBAL_POST, GLOBAL_PRE, Hooked
+from .settings import KEPT, Rate, Rates, at, is_schedule
+from .state import ParameterState, step_count
 from .tree import flatten, is_container, listed
 
-# Keys that schedulers keep in a group, and options of torch that have no meaning here: known, not hyperparameters.
-KEPT = frozenset({"initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr", "name"})
-TORCH_ONLY = frozenset({"foreach", "fused", "capturable", "differentiable"})
+__all__ = ["Grads", "Optimizer", "Params", "Rate", "Rates"]
+
+Params = Any  # see Optimizer: the forms are too many for a type to help
+Grads = Any
 
 
-class Hooks(OrderedDict):
-    """Functions called in order; `add` returns a handle whose `remove()` takes the function out again."""
-
-    ids = itertools.count()
-
-    def add(self, hook, prepend=False):
-        if not callable(hook):
-            raise TypeError(f"hook must be callable, got {hook!r}")
-        handle = Handle(self, next(Hooks.ids))
-        self[handle.id] = hook
-        if prepend:
-            self.move_to_end(handle.id, last=False)
-        return handle
-
-
-class Handle:
-    """What registering a hook returns."""
-
-    def __init__(self, hooks, id):
-        self.hooks, self.id = hooks, id
-
-    def remove(self):
-        """Takes the hook out; a second call does nothing."""
-        self.hooks.pop(self.id, None)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.remove()
-
-
-GLOBAL_PRE, GLOBAL_POST = Hooks(), Hooks()
-
-
-def register_optimizer_step_pre_hook(hook):
-    """Calls `hook(optimizer, args, kwargs)` before every step of every optimizer.
-
-    The hook may return new `(args, kwargs)`. Returns a handle with `remove()`.
-    """
-    return GLOBAL_PRE.add(hook)
-
-
-def register_optimizer_step_post_hook(hook):
-    """Calls `hook(optimizer, args, kwargs)` after every step of every optimizer. Returns a handle with `remove()`."""
-    return GLOBAL_POST.add(hook)
-
-
-class ParameterState(MutableMapping):
-    """The state of one parameter: its step count and its state arrays, live.
-
-    Assigning copies into the state. Keys are those of torch.optim.
-    """
-
-    __slots__ = ("_arrays", "_optimizer", "_position")
-
-    def __init__(self, optimizer, position):
-        self._optimizer, self._position = optimizer, position
-        self._arrays = optimizer._arrays[position]
-
-    def _has_step(self):
-        return self._optimizer.counts_steps and self._optimizer._plan.get_step(self._position) > 0
-
-    def __getitem__(self, key):
-        if key == "step" and self._has_step():
-            return self._optimizer._plan.get_step(self._position)
-        return self._arrays[key]
-
-    def __setitem__(self, key, value):
-        self._optimizer._plan.check_idle()
-        if key == "step" and self._optimizer.counts_steps:
-            self._optimizer._plan.set_step(self._position, step_count(value))
-        elif key in self._arrays:
-            label = self._optimizer._plan.label(self._position)
-            self._arrays[key][...] = same_shape(value, self._arrays[key], key, label)
-        else:
-            raise KeyError(f"{key!r}; this state has {list(self)}")
-
-    def __delitem__(self, key):
-        raise TypeError("a single entry of a state cannot be deleted; see Optimizer.reset_state()")
-
-    def __iter__(self):
-        return itertools.chain(("step",) if self._has_step() else (), self._arrays)
-
-    def __len__(self):
-        return self._has_step() + len(self._arrays)
-
-    def __repr__(self):
-        return repr(dict(self))
-
-
-class Optimizer:
+class Optimizer(Hooked):
     """What every optimizer has; a method adds its hyperparameters, slots and coefficients.
 
     A parameter is a writable C-contiguous float32 or float64 array; it is updated in place. `params` is one
@@ -148,7 +61,7 @@ class Optimizer:
 
     # ---- construction
 
-    def __init__(self, params, defaults: dict[str, Any]):
+    def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
         self.defaults = defaults
         self._settle(defaults)
         self._setup()
@@ -169,9 +82,7 @@ class Optimizer:
         self._nested = False  # gradients come nested too
         self._count = 0
         self._num_threads = None
-        self._step_pre, self._step_post = Hooks(), Hooks()
-        self._state_dict_pre, self._state_dict_post = Hooks(), Hooks()
-        self._load_pre, self._load_post = Hooks(), Hooks()
+        self._setup_hooks()
 
     @staticmethod
     def _as_groups(params):
@@ -182,7 +93,7 @@ class Optimizer:
             return list(params)
         return [{"params": params}] if params else []
 
-    def add_param_group(self, param_group):
+    def add_param_group(self, param_group: Mapping[str, Any]) -> None:
         """Adds a group: a dict with `params` and any hyperparameters that differ from the defaults.
 
         The optimizer is unchanged if this raises.
@@ -225,7 +136,7 @@ class Optimizer:
         self._settle(group)
         self._plan.extend(params, names, len(self.param_groups))
         self.param_groups.append(group)
-        self._nested = self._nested or is_container(given) and any(map(is_container, given))
+        self._nested = self._nested or (is_container(given) and any(map(is_container, given)))
         self._arrays += [{} for _ in params]
         self._lists.append(params)
         self._indices = range(len(self.param_groups))
@@ -314,7 +225,7 @@ class Optimizer:
         return {position: ParameterState(self, position)
                 for position in range(len(self._plan)) if self._has_state(position)}
 
-    def reset_state(self):
+    def reset_state(self) -> None:
         """Forgets all state and step counts, as if no step had been made; hyperparameters stay."""
         self._plan.check_idle()
         for position in range(len(self._plan)):
@@ -331,7 +242,7 @@ class Optimizer:
         return self._count
 
     @step_count.setter
-    def step_count(self, count):
+    def step_count(self, count: int) -> None:
         count = step_count(count)
         self._plan.check_idle()
         for position in range(len(self._plan)):
@@ -345,7 +256,7 @@ class Optimizer:
         return self._num_threads
 
     @num_threads.setter
-    def num_threads(self, n):
+    def num_threads(self, n: int | None) -> None:
         self._num_threads = None if n is None else threads.check(n, "num_threads")
 
     # ---- gradients
@@ -384,7 +295,7 @@ class Optimizer:
             raise ValueError(f"grads {' and '.join(problems)}")
         return [given[name] for name in plan.names]
 
-    def bind_grads(self, grads):
+    def bind_grads(self, grads: Grads) -> None:
         """Keeps the arrays of `grads` for every later `step()` without gradients.
 
         Args:
@@ -396,7 +307,7 @@ class Optimizer:
         """
         self._plan.bind(self._arrange(grads))
 
-    def zero_grad(self, set_to_none=False):
+    def zero_grad(self, set_to_none: bool = False) -> None:
         """Clears the bound gradients; does nothing when none are bound.
 
         Args:
@@ -415,7 +326,7 @@ class Optimizer:
         for array in bound:
             array.fill(0)
 
-    def rebind(self, params):
+    def rebind(self, params: Params) -> None:
         """Points the optimizer at other arrays, when a framework's parameters moved; the state stays.
 
         Args:
@@ -432,7 +343,7 @@ class Optimizer:
 
     # ---- the step
 
-    def step(self, grads=None, closure=None):
+    def step(self, grads: Grads = None, closure: Callable[[], Any] | None = None) -> Any:
         """Makes one step: updates every parameter that has a gradient, in place.
 
         Args:
@@ -499,44 +410,9 @@ class Optimizer:
         self._count += 1
         return loss
 
-    # ---- hooks
-
-    def register_step_pre_hook(self, hook):
-        """Calls `hook(optimizer, args, kwargs)` before each step; it may return new `(args, kwargs)`.
-
-        Returns a handle with `remove()`.
-        """
-        return self._step_pre.add(hook)
-
-    def register_step_post_hook(self, hook):
-        """Calls `hook(optimizer, args, kwargs)` after each step. Returns a handle with `remove()`."""
-        return self._step_post.add(hook)
-
-    def register_state_dict_pre_hook(self, hook, prepend=False):
-        """Calls `hook(optimizer)` before `state_dict`. Returns a handle with `remove()`."""
-        return self._state_dict_pre.add(hook, prepend)
-
-    def register_state_dict_post_hook(self, hook, prepend=False):
-        """Calls `hook(optimizer, state_dict)` after `state_dict`; it may return another one.
-
-        Returns a handle with `remove()`.
-        """
-        return self._state_dict_post.add(hook, prepend)
-
-    def register_load_state_dict_pre_hook(self, hook, prepend=False):
-        """Calls `hook(optimizer, state_dict)` before loading; it may return another one.
-
-        Returns a handle with `remove()`.
-        """
-        return self._load_pre.add(hook, prepend)
-
-    def register_load_state_dict_post_hook(self, hook, prepend=False):
-        """Calls `hook(optimizer)` after loading. Returns a handle with `remove()`."""
-        return self._load_post.add(hook, prepend)
-
     # ---- checkpoints
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """Returns the state and hyperparameters in torch.optim's layout, with NumPy arrays in it.
 
         `{"state": {position: {"step": ..., slot: array}}, "param_groups": [...], "step_count": n}`. The state
@@ -546,32 +422,13 @@ class Optimizer:
         """
         for hook in self._state_dict_pre.values():
             hook(self)
-        groups, position = [], 0
-        for group in self.param_groups:
-            packed = {name: at(value, self._count) if name in self.hyperparameters else value
-                      for name, value in group.items() if name != "params"}
-            packed["params"] = list(range(position, position + len(group["params"])))
-            position += len(group["params"])
-            groups.append(packed)
-        state = {}
-        for position in range(len(self._plan)):
-            step, entries = self._plan.get_step(position), dict(self._arrays[position])
-            if self.eager_state and not entries:
-                settings, _ = self._settings(self._plan.group(position))
-                entries = {name: full_like(self._plan.params[position], value)
-                           for name, value in self.slots(settings).items()}
-            if step or self.eager_state:
-                if self.counts_steps:
-                    # torch's type, while that can count: a float32 stops at 2**24
-                    entries = {"step": np.array(step, np.float32 if step < 2**24 else np.float64), **entries}
-                if entries:
-                    state[position] = entries
-        result = {"state": state, "param_groups": groups, "step_count": self._count}
+        self._plan.check_idle()
+        result = pack(self)
         for hook in self._state_dict_post.values():
             result = hook(self, result) or result
         return result
 
-    def load_state_dict(self, state_dict):
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Loads a checkpoint made by `state_dict` here or by the same optimizer of torch.optim.
 
         Parameters are matched by name when both sides have names, else by position. State arrays are copied
@@ -579,88 +436,24 @@ class Optimizer:
         stays. Options of torch without a meaning here are ignored.
 
         Raises:
-            ValueError: groups, parameters, names, state keys or shapes do not fit; nothing was changed.
+            TypeError, ValueError: groups, parameters, names, state keys or shapes do not fit; nothing was changed.
         """
         for hook in self._load_pre.values():
             state_dict = hook(self, state_dict) or state_dict
         self._plan.check_idle()
-        groups, order = self._match_groups(state_dict)
-        states = {}
-        for key, entries in state_dict["state"].items():
-            if key not in order:
-                raise ValueError(f"state_dict has a state for parameter {key!r}, which none of its groups has")
-            states[order[key]] = self._match_state(order[key], entries)
-        settled = [self._settle(group) for group in groups]
-        for group, (settings, schedules) in zip(groups, settled, strict=True):
-            if schedules is None:
-                self.check_settings(settings)
-        most = max((step for step, _ in states.values()), default=0)
-        count = step_count(state_dict.get("step_count", most))
-        # all is known to fit: from here on nothing raises
+        groups, states, count = match(self, state_dict)
         for position in range(len(self._plan)):
+            step, arrays = states.get(position, (0, {}))
             self._plan.drop_state(position)
-            self._arrays[position] = {}
+            self._plan.set_step(position, step)
+            self._arrays[position] = arrays
         for index, group in enumerate(groups):
             self.param_groups[index].clear()
             self.param_groups[index].update(group)
             self._settled[index] = self._rows[index] = None
-        for position, (step, arrays) in states.items():
-            self._arrays[position] = arrays
-            self._plan.set_step(position, step)
         self._count = count
         for hook in self._load_post.values():
             hook(self)
-
-    def _match_groups(self, state_dict):
-        """Fits the groups of a checkpoint to ours: returns new groups, and its ids as positions here."""
-        try:
-            theirs = state_dict["param_groups"]
-            state_dict["state"].items()
-        except (TypeError, KeyError, AttributeError):
-            raise ValueError("state_dict must be a dict with 'state' and 'param_groups'") from None
-        if len(theirs) != len(self.param_groups):
-            raise ValueError(f"state_dict has {len(theirs)} parameter groups, this optimizer {len(self.param_groups)}")
-        groups, order = [], {}
-        for index, (their, ours) in enumerate(zip(theirs, self.param_groups, strict=True)):
-            positions = self._positions(index)
-            if len(their["params"]) != len(positions):
-                raise ValueError(
-                    f"group {index} has {len(their['params'])} parameters in the state_dict and {len(positions)} here"
-                )
-            names, known = their.get("param_names"), ours.get("param_names")
-            if names is not None and known is not None:
-                if sorted(names) != sorted(known):
-                    differ = sorted(set(names) ^ set(known))
-                    raise ValueError(f"group {index}: the parameter {differ[0]!r} is on one side only")
-                positions = [positions[known.index(name)] for name in names]
-            order.update(zip(their["params"], positions, strict=True))
-            group = {**ours, **{name: plain(value) for name, value in their.items() if name not in TORCH_ONLY}}
-            group["params"] = ours["params"]
-            group.pop("param_names", None)
-            if known is not None:
-                group["param_names"] = known
-            for name in self.hyperparameters:
-                if is_schedule(ours[name]) or name in self.fixed:
-                    group[name] = ours[name]
-            groups.append(group)
-        return groups, order
-
-    def _match_state(self, position, entries):
-        """Checks the state of one parameter: returns its step count and copies of its arrays."""
-        param, label = self._plan.params[position], self._plan.label(position)
-        entries = dict(entries)
-        step = entries.pop("step", None)
-        if self.counts_steps and step is None:
-            raise ValueError(f"state of {label} lacks 'step'")
-        arrays = {}
-        for name, value in entries.items():
-            if name not in self.state_slots:
-                raise ValueError(f"state of {label} has {name!r}; {type(self).__name__} has {self.state_slots}")
-            if value is None:
-                continue  # torch writes None for a buffer it has not made yet
-            arrays[name] = full_like(param, 0)
-            arrays[name][...] = same_shape(value, param, name, label)
-        return (1 if step is None else step_count(step)), arrays
 
     # ---- copies and printing
 
@@ -712,38 +505,3 @@ class Optimizer:
 
 def is_group(node):
     return isinstance(node, Mapping) and "params" in node
-
-
-def is_schedule(value):
-    return callable(value) or (isinstance(value, tuple) and any(map(callable, value)))
-
-
-def at(value, count):
-    """The value of a hyperparameter after `count` steps: schedules are called, all else is as it is."""
-    if callable(value):
-        return value(count)
-    if isinstance(value, tuple):
-        return tuple(at(part, count) for part in value)
-    return value
-
-
-def plain(value):
-    """A hyperparameter from a checkpoint: a one-element tensor or array becomes a number."""
-    return value.item() if hasattr(value, "item") and not isinstance(value, (list, tuple)) else value
-
-
-def step_count(value):
-    count = int(value)
-    if count != value or count < 0:
-        raise ValueError(f"step must be a whole number of at least 0, got {value!r}")
-    return count
-
-
-def same_shape(value, like, name, label):
-    """State given from outside, as an array that fits `like`."""
-    array = np.asarray(value.detach() if hasattr(value, "detach") else value)
-    if array.shape != like.shape:
-        raise ValueError(f"state {name!r} of {label} must have shape {like.shape}, got {array.shape}")
-    if array.dtype.kind != "f":
-        raise TypeError(f"state {name!r} of {label} must be floating point, got {array.dtype}")
-    return array

@@ -1,6 +1,6 @@
 """RMSprop."""
 
-from .base import Optimizer
+from .base import Optimizer, Params, Rate
 from .checks import closed_fraction, flag, nonnegative, one_of
 
 
@@ -52,8 +52,9 @@ class RMSprop(Optimizer):
         "eps_mode": one_of("outside", "inside"),
     }
 
-    def __init__(self, params, lr=1e-2, alpha=0.99, eps=1e-8, weight_decay=0.0, momentum=0.0, centered=False, *,
-                 maximize=False, eps_mode="outside"):
+    def __init__(self, params: Params, lr: Rate = 1e-2, alpha: Rate = 0.99, eps: Rate = 1e-8,
+                 weight_decay: Rate = 0.0, momentum: Rate = 0.0, centered: bool = False, *, maximize: bool = False,
+                 eps_mode: str = "outside") -> None:
         super().__init__(params, dict(lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum,
                                       centered=centered, maximize=maximize, eps_mode=eps_mode))
 

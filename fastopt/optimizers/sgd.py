@@ -1,6 +1,6 @@
 """Stochastic gradient descent."""
 
-from .base import Optimizer
+from .base import Optimizer, Params, Rate
 from .checks import flag, nonnegative, number, one_of
 
 
@@ -50,8 +50,9 @@ class SGD(Optimizer):
         "momentum_mode": one_of("torch", "classic"),
     }
 
-    def __init__(self, params, lr=1e-3, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False, *,
-                 maximize=False, momentum_mode="torch"):
+    def __init__(self, params: Params, lr: Rate = 1e-3, momentum: Rate = 0.0, dampening: Rate = 0.0,
+                 weight_decay: Rate = 0.0, nesterov: bool = False, *, maximize: bool = False,
+                 momentum_mode: str = "torch") -> None:
         super().__init__(params, dict(lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay,
                                       nesterov=nesterov, maximize=maximize, momentum_mode=momentum_mode))
 

@@ -1,0 +1,28 @@
+"""Values of hyperparameters: numbers, and schedules in their place."""
+
+from collections.abc import Callable
+
+Rate = float | Callable[[int], float]  # a number, or a schedule
+Rates = tuple[Rate, Rate] | Callable[[int], tuple[float, float]]
+
+# Keys that schedulers keep in a group, and options of torch that have no meaning here.
+KEPT = frozenset({"initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr", "name"})
+TORCH_ONLY = frozenset({"foreach", "fused", "capturable", "differentiable"})
+
+
+def is_schedule(value):
+    return callable(value) or (isinstance(value, tuple) and any(map(callable, value)))
+
+
+def at(value, count):
+    """The value of a hyperparameter after `count` steps: schedules are called, all else is as it is."""
+    if callable(value):
+        return value(count)
+    if isinstance(value, tuple):
+        return tuple(at(part, count) for part in value)
+    return value
+
+
+def plain(value):
+    """A hyperparameter from a checkpoint: a one-element tensor or array becomes a number."""
+    return value.item() if hasattr(value, "item") and not isinstance(value, (list, tuple)) else value

@@ -1,0 +1,66 @@
+"""The state of one parameter, live, and the checks of state that comes from outside."""
+
+import itertools
+from collections.abc import MutableMapping
+
+import numpy as np
+
+
+class ParameterState(MutableMapping):
+    """The state of one parameter: its step count and its state arrays, live.
+
+    Assigning copies into the state. Keys are those of torch.optim.
+    """
+
+    __slots__ = ("_arrays", "_optimizer", "_position")
+
+    def __init__(self, optimizer, position):
+        self._optimizer, self._position = optimizer, position
+        self._arrays = optimizer._arrays[position]
+
+    def _has_step(self):
+        return self._optimizer.counts_steps and self._optimizer._plan.get_step(self._position) > 0
+
+    def __getitem__(self, key):
+        if key == "step" and self._has_step():
+            return self._optimizer._plan.get_step(self._position)
+        return self._arrays[key]
+
+    def __setitem__(self, key, value):
+        self._optimizer._plan.check_idle()
+        if key == "step" and self._optimizer.counts_steps:
+            self._optimizer._plan.set_step(self._position, step_count(value))
+        elif key in self._arrays:
+            label = self._optimizer._plan.label(self._position)
+            self._arrays[key][...] = same_shape(value, self._arrays[key], key, label)
+        else:
+            raise KeyError(f"{key!r}; this state has {list(self)}")
+
+    def __delitem__(self, key):
+        raise TypeError("a single entry of a state cannot be deleted; see Optimizer.reset_state()")
+
+    def __iter__(self):
+        return itertools.chain(("step",) if self._has_step() else (), self._arrays)
+
+    def __len__(self):
+        return self._has_step() + len(self._arrays)
+
+    def __repr__(self):
+        return repr(dict(self))
+
+
+def step_count(value):
+    count = int(value)
+    if count != value or count < 0:
+        raise ValueError(f"step must be a whole number of at least 0, got {value!r}")
+    return count
+
+
+def same_shape(value, like, name, label):
+    """State given from outside, as an array that fits `like`."""
+    array = np.asarray(value.detach() if hasattr(value, "detach") else value)
+    if array.shape != like.shape:
+        raise ValueError(f"state {name!r} of {label} must have shape {like.shape}, got {array.shape}")
+    if array.dtype.kind != "f":
+        raise TypeError(f"state {name!r} of {label} must be floating point, got {array.dtype}")
+    return array
