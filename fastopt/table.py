@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from . import functional, optimizers, reference
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Method:
     """One optimizer.
 

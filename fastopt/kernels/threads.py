@@ -22,6 +22,10 @@ def set_num_threads(n: int) -> None:
     hold), than the CPUs this process may run on, than its cgroup quota, or than one for each 16,384 elements.
     The result has the same bits for any number.
 
+    Threads pay where little else runs. Beside a BLAS with threads of its own (NumPy's matrix products), both teams
+    spin while they wait and take the CPUs from each other, which can cost far more than the step: measure your
+    loop, and if it gets slower set `OMP_WAIT_POLICY=passive` or `OPENBLAS_NUM_THREADS=1` before Python starts.
+
     Raises:
         ValueError: `n` is not an integer of at least 1.
 

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,15 @@ __all__ = ["Grads", "Optimizer", "Params", "Rate", "Rates"]
 
 Params = Any  # see Optimizer: the forms are too many for a type to help
 Grads = Any
+
+
+class Settled(NamedTuple):
+    """The hyperparameters of a group as they were checked last."""
+
+    values: list | None = None  # of the whole group; None if some must be read at every step
+    result: Any = None  # what Optimizer._settings made of them
+    group: dict[str, Any] = {}
+    lasting: dict[str, Any] = {}  # the plain values that stay while the group has the same objects
 
 
 class Optimizer(Hooked):
@@ -63,8 +72,8 @@ class Optimizer(Hooked):
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
         self.defaults = defaults
-        self._settle(defaults)
         self._setup()
+        self._check_group(defaults)
         groups = self._as_groups(params)
         if not groups:
             raise ValueError("params is empty: there is nothing to optimize")
@@ -77,7 +86,7 @@ class Optimizer(Hooked):
         self._arrays: list[dict[str, np.ndarray]] = []  # per parameter: slot -> state array
         self._lists: list[list] = []  # per group: its "params", to notice a replacement
         self._indices: range = range(0)  # of the groups
-        self._settled: list = []  # per group: (values, what _settings returned for them), None to settle anew
+        self._settled: list[Settled] = []  # per group
         self._rows: list = []  # per group: the slots its parameters have in the plan
         self._nested = False  # gradients come nested too
         self._count = 0
@@ -133,55 +142,53 @@ class Optimizer(Hooked):
             group["param_names"] = names
         group.update(self.defaults)
         group.update((key, value) for key, value in param_group.items() if key != "params")
-        self._settle(group)
+        self._check_group(group)
         self._plan.extend(params, names, len(self.param_groups))
         self.param_groups.append(group)
         self._nested = self._nested or (is_container(given) and any(map(is_container, given)))
         self._arrays += [{} for _ in params]
         self._lists.append(params)
         self._indices = range(len(self.param_groups))
-        self._settled.append(None)
+        self._settled.append(Settled())
         self._rows.append(None)
 
     # ---- hyperparameters
 
-    def _settle(self, group):
-        """Checks a group: returns its plain values, and its schedules (None if there are none)."""
-        settings, schedules = {}, None
-        for name, check in self.hyperparameters.items():
-            value = group[name]
-            if is_schedule(value):
-                schedules = schedules or {}
-                schedules[name] = value
-            else:
-                settings[name] = check(name, value)
-        if schedules is None:
+    def _check_group(self, group):
+        """Raises if the hyperparameters of a group are wrong, as far as can be known before its schedules run."""
+        settings = {name: check(name, group[name]) for name, check in self.hyperparameters.items()
+                    if not is_schedule(group[name])}
+        if len(settings) == len(self.hyperparameters):
             self.check_settings(settings)
-        return settings, schedules
 
     def _settings(self, index):
         """The plain hyperparameters of a group for the step to come, and its prepare stage.
 
-        Cheap while nobody changes the group.
+        Cheap while nobody changes the group: a value is checked again only where another object took its place.
         """
         group = self.param_groups[index]
         settled = self._settled[index]
         try:
-            if settled is not None and settled[0] == list(group.values()) and group["params"] is self._lists[index]:
-                return settled[1]
-        except ValueError:  # an array took the place of a number: _settle says what is wrong
+            if settled.values == list(group.values()) and group["params"] is self._lists[index]:
+                return settled.result
+        except ValueError:  # an array took the place of a number: its check says what is wrong
             pass
         if group["params"] is not self._lists[index]:
             raise ValueError(f"param_groups[{index}]['params'] was replaced; rebind(params) moves to other arrays")
-        settings, schedules = self._settle(group)
-        if schedules is not None:
-            for name, value in schedules.items():
-                settings[name] = self.hyperparameters[name](name, at(value, self._count))
-            self.check_settings(settings)
+        settings, lasting = {}, {}
+        for name, check in self.hyperparameters.items():
+            value = group[name]
+            if name in settled.lasting and value is settled.group[name]:
+                settings[name] = lasting[name] = settled.lasting[name]
+                continue
+            settings[name] = check(name, at(value, self._count))
+            # a schedule, and an array that can change in place without a trace, are read at every step
+            if not is_schedule(value) and not hasattr(value, "__dlpack__"):
+                lasting[name] = settings[name]
+        self.check_settings(settings)
         result = settings, (-1.0 if settings["maximize"] else 1.0, self.coupled_decay(settings))
-        # a schedule, and an array that can change in place without a trace, are settled at every step
-        fixed = schedules is None and not any(hasattr(group[name], "__dlpack__") for name in self.hyperparameters)
-        self._settled[index] = (list(group.values()), result) if fixed else None
+        values = list(group.values()) if len(lasting) == len(settings) else None
+        self._settled[index] = Settled(values, result, dict(group), lasting)
         rows = tuple(self.slots(settings))
         if rows != self._rows[index]:
             self._rows[index] = rows
@@ -450,7 +457,7 @@ class Optimizer(Hooked):
         for index, group in enumerate(groups):
             self.param_groups[index].clear()
             self.param_groups[index].update(group)
-            self._settled[index] = self._rows[index] = None
+            self._settled[index], self._rows[index] = Settled(), None
         self._count = count
         for hook in self._load_post.values():
             hook(self)
@@ -479,7 +486,7 @@ class Optimizer(Hooked):
         for index, group in enumerate(self.param_groups):
             self._plan.extend(group["params"], [next(names) for _ in group["params"]], index)
             self._lists.append(group["params"])
-            self._settled.append(None)
+            self._settled.append(Settled())
             self._rows.append(None)
         self._indices = range(len(self.param_groups))
         for position, (arrays, step) in enumerate(zip(saved["arrays"], saved["steps"], strict=True)):

@@ -56,7 +56,7 @@ def match(optimizer, saved: Mapping[str, Any]):
             raise ValueError(f"state_dict has a state for parameter {key!r}, which none of its groups has")
         states[order[key]] = match_state(optimizer, order[key], entries)
     for group in groups:
-        optimizer._settle(group)
+        optimizer._check_group(group)
     most = max((step for step, _ in states.values()), default=0)
     return groups, states, step_count(saved.get("step_count", most))
 
@@ -96,4 +96,6 @@ def match_state(optimizer, position, entries):
             raise ValueError(f"state of {label} has {name!r}; {type(optimizer).__name__} has {optimizer.state_slots}")
         arrays[name] = full_like(param, 0)
         arrays[name][...] = same_shape(value, param, name, label)
-    return step_count(entries.get("step", 1)), arrays
+    if "step" in entries:
+        return step_count(entries["step"]), arrays
+    return int(bool(arrays)), arrays  # a method without a count: only its first step, which makes the buffer, differs
