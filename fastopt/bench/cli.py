@@ -135,12 +135,13 @@ def figures(number):
 
 def print_verdicts(groups):
     """Prints targets as they are measured; returns them, for JSON."""
-    print(table_head("target", "best", "median", "verdict"), flush=True)
+    print(table_head("target", "step, µs", "best", "median", "verdict"), flush=True)
     results = []
     for group in groups:
         for verdict in group:
             best, middle = (amount(number, verdict.unit) for number in (verdict.best, verdict.median))
-            print(f"| {verdict.text} | {best} | {middle} | {verdict.word} |", flush=True)
+            step = "" if verdict.seconds is None else figures(verdict.seconds * 1e6)
+            print(f"| {verdict.text} | {step} | {best} | {middle} | {verdict.word} |", flush=True)
             results.append(asdict(verdict))
     return results
 

@@ -56,16 +56,16 @@ class Target:
         fast = comparison.measurements[FASTOPT]
         if self.rival is None:
             return Verdict(self.text, fast.best * 1e6, fast.median * 1e6, "µs", fast.best <= self.most,
-                           fast.median <= self.most)
+                           fast.median <= self.most, fast.best)
         if self.rival not in comparison.measurements:
             return Verdict(f"{self.text} (torch is not installed)")
         best, middle = comparison.ratios(self.rival)
-        return Verdict(self.text, best, middle, "x", best >= self.least, middle >= self.least)
+        return Verdict(self.text, best, middle, "x", best >= self.least, middle >= self.least, fast.best)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a target; without figures it could not be measured."""
+    """What became of a target; without figures it could not be measured. `seconds`: of the best step."""
 
     text: str
     best: float | None = None
@@ -73,6 +73,7 @@ class Verdict:
     unit: str = ""
     met: bool | None = None
     median_met: bool | None = None
+    seconds: float | None = None
 
     @property
     def word(self):

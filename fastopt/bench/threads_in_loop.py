@@ -6,8 +6,8 @@ that one pool can keep the other from its cores; a busy process beside takes a c
 steps are also measured with nothing in between, as in a benchmark of the kernel alone.
 
 The two settings take turns in one process, and the first steps of each turn are not counted. torch is not
-imported. Environment variables act as usual: `OMP_WAIT_POLICY=passive` lets OpenMP's threads sleep at once, and
-`OPENBLAS_NUM_THREADS=1` leaves only one pool.
+imported. Environment variables act as usual: `OMP_WAIT_POLICY=passive` lets OpenMP's threads sleep at once,
+`OPENBLAS_NUM_THREADS=1` leaves a single pool.
 """
 
 import contextlib
@@ -123,13 +123,13 @@ def busy(neighbours):
         yield
 
 
-def measure(hidden, batch, neighbours=0, rounds=ROUNDS, turn=TURN):
+def measure(hidden, batch, neighbours=0, rounds=ROUNDS):
     """The lines of one network: the loop, the optimizer in it, and the optimizer alone."""
     network = Network(hidden, batch)
     samples = {threads: [] for threads in THREADS}
     order, shuffle = list(THREADS), random.Random(0).shuffle
     with no_garbage_collection(), busy(neighbours):
-        steps = max(1, round(turn / network.turn(UNCOUNTED)[0]))
+        steps = max(1, round(TURN / network.turn(UNCOUNTED)[0]))
         for _ in range(rounds):
             shuffle(order)
             for threads in order:
