@@ -15,6 +15,7 @@ array([0.9, 2.1])
 
 import inspect
 from collections.abc import Callable
+from itertools import chain
 
 import numpy as np
 
@@ -46,6 +47,7 @@ def door(method):
     defaults = {name: own[name].default for name in method.hyperparameters if name in own} | method.fixed
     plurals = [f"{slot}s" for slot in method.state_slots]
     checks = method.hyperparameters
+    plain = {name: check(name, defaults[name]) for name, check in checks.items()}
 
     def function(params, grads, *states, step, num_threads=None, **given):
         named = {name: given.pop(name) for name in plurals if name in given}
@@ -55,7 +57,7 @@ def door(method):
         if len(states) > len(plurals) or any(name in named for name in plurals[: len(states)]):
             raise TypeError(f"{method.__name__.lower()}() takes its state as {', '.join(plurals)}, each once")
         columns = dict(zip(plurals, states, strict=False)) | named
-        settings = {name: check(name, given.get(name, defaults[name])) for name, check in checks.items()}
+        settings = plain | {name: checks[name](name, value) for name, value in given.items()}
         method.check_settings(settings)
         if isinstance(step, bool) or not isinstance(step, (int, np.integer)) or step < 1:
             raise ValueError(f"step must be an integer of at least 1, got {step!r}")
@@ -64,6 +66,8 @@ def door(method):
         needed = method.slots(settings)
         params = listed(params, "params")
         grads = listed(grads, "grads")
+        if not params:
+            raise ValueError("params is empty")
         rows = []
         for slot, plural in zip(method.state_slots, plurals, strict=True):
             column = columns.get(plural)
@@ -75,14 +79,12 @@ def door(method):
                 column = listed(column, plural)
                 if len(column) != len(params):
                     raise ValueError(f"{plural} must have {len(params)} arrays, as params, got {len(column)}")
-                rows.append([as_array(array, f"{plural}[{i}]") for i, array in enumerate(column)])
-        params = [as_array(param, f"params[{i}]") for i, param in enumerate(params)]
+                rows.append(arrays(column, plural))
+        params = arrays(params, "params")
         plan = Plan(method.rule)
         plan.extend(params, [None] * len(params), 0)
-        held = [(f"params[{i}]", param) for i, param in enumerate(params)]
-        held += [(f"{plural}[{i}]", array) for plural, row in zip(plurals, rows, strict=True)
-                 for i, array in enumerate(row) if array is not None]
-        check_overlap([array for _, array in held], [name for name, _ in held])
+        held = {"params": params} | {plural: row for plural, row in zip(plurals, rows, strict=True) if row[0] is not None}
+        check_overlap(list(chain(*held.values())), lambda i: f"{list(held)[i // len(params)]}[{i % len(params)}]")
         for i, row in enumerate(zip(*rows, strict=True)):
             plan.set_state(i, row)
             plan.set_step(i, step - 1)
@@ -114,6 +116,10 @@ def door(method):
         hyperparameters=", ".join(name for name in defaults if name not in method.fixed),
     )
     return function
+
+
+def arrays(column, name):
+    return [array if type(array) is np.ndarray else as_array(array, f"{name}[{i}]") for i, array in enumerate(column)]
 
 
 def listed(given, name):

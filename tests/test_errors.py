@@ -311,7 +311,9 @@ FUNCTIONAL = {
     "gradient": (dict(grads=np.zeros(4)), ValueError, "gradient of parameter 0 must have shape"),
     "count": (dict(exp_avgs=[np.zeros(3), np.zeros(3)]), ValueError, "exp_avgs must have 1 arrays"),
     "list": (dict(params=[1.0]), TypeError, r"params\[0\] must be an array"),
-    "shared": (dict(exp_avgs=SHARED[:3], exp_avg_sqs=SHARED[:3]), ValueError, "share memory"),
+    "shared": (dict(exp_avgs=SHARED[:3], exp_avg_sqs=SHARED[:3]), ValueError,
+               r"exp_avgs\[0\] and exp_avg_sqs\[0\] share memory"),
+    "empty": (dict(params=[], grads=[], exp_avgs=[], exp_avg_sqs=[]), ValueError, "params is empty"),
 }
 
 

@@ -154,12 +154,8 @@ def limit(work):
     answers = [((1.0, 0.0), (1.0,))]
 
     def step(_):
-        plan.acquire()
-        try:
-            plan.begin(None)
-            plan.run(answers, threads)
-        finally:
-            plan.release()
+        plan.begin(None)
+        plan.run(answers, threads)
 
     return Rival(LIMIT, step)
 

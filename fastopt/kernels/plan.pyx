@@ -3,8 +3,10 @@
 
 cimport cython
 cimport numpy as cnp
+from cpython.dict cimport PyDict_Next
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.pycapsule cimport PyCapsule_GetPointer
+from cpython.ref cimport PyObject
 from libc.string cimport memset
 
 from . import simd, threads
@@ -148,7 +150,8 @@ cdef class Plan:
 
     The arrays are held for as long as the plan lives. A method that raises leaves the plan as it was.
 
-    One step is `acquire()`, `cohorts = begin(gradients)`, `run(coefficients)`, and always `release()`.
+    One step is `cohorts = begin(gradients)`, which takes the plan, then `run(coefficients)` or `release()`, which
+    give it back.
     """
 
     cdef Walk walk
@@ -236,9 +239,8 @@ cdef class Plan:
         names = list(names)
         for i, (param, name) in enumerate(zip(params, names, strict=True), first):
             check_parameter(param, called(i, name))
-        check_overlap(
-            self.params + params, [called(i, name) for i, name in enumerate(self.names + names)]
-        )
+        every = self.names + names
+        check_overlap(self.params + params, lambda i: called(i, every[i]))
         self.reserve(first + len(params))
         self.params += params
         self.names += names
@@ -281,7 +283,7 @@ cdef class Plan:
                     f"{self.label(i)} must have shape {old.shape} and dtype {old.dtype}, "
                     f"got {new.shape} and {new.dtype}"
                 )
-        check_overlap(params, [self.label(i) for i in range(self.walk.count)])
+        check_overlap(params, self.label)
         self.params[:] = params
         for i in range(self.walk.count):
             self.point(i, params[i])
@@ -416,18 +418,13 @@ cdef class Plan:
 
     # ---- one step
 
-    def acquire(self):
-        """Takes the plan for one step, until release(). Raises RuntimeError if another step has it."""
-        self.check_idle()
-        self.busy = True
-
     def release(self):
-        """Gives the plan back after acquire()."""
+        """Gives the plan back after begin(), without a step."""
         self.busy = False
         self.converted = None
 
     def begin(self, list gradients):
-        """Checks what a step will touch.
+        """Checks what a step will touch and takes the plan. Raises RuntimeError if another step has it.
 
         Returns the cohorts of the step, as (group, number of this step) pairs, to be answered in the same
         order by run(). With None the bound gradients are used.
@@ -435,6 +432,7 @@ cdef class Plan:
         cdef Py_ssize_t i, k
         cdef Item *item
         cdef cnp.ndarray param
+        self.check_idle()
         if gradients is not None:
             if len(gradients) != self.walk.count:
                 self.wrong_count(gradients)
@@ -464,6 +462,7 @@ cdef class Plan:
             if k < 0:
                 k = self.new_cohort(item)
             item.cohort = <int>k
+        self.busy = True
         return [(self.walk.cohorts[k].group, self.walk.cohorts[k].step) for k in range(self.cohort_count)]
 
     cdef changed_parameter(self, Py_ssize_t i, cnp.ndarray param):
@@ -495,10 +494,13 @@ cdef class Plan:
                 if self.walk.gradients[i].width != 0 and not self.walk.items[i].ready]
 
     def run(self, list coefficients not None, num_threads=None):
-        """Makes the step. `coefficients` has for each cohort: ((scale, coupled decay), rule's scalars)."""
+        """Makes the step and gives the plan back.
+
+        `coefficients` has for each cohort: ((scale, coupled decay), rule's scalars).
+        """
         cdef Py_ssize_t i, k, parts
         cdef Cohort *cohort
-        if len(coefficients) != self.cohort_count:
+        if not self.busy or len(coefficients) != self.cohort_count:
             raise RuntimeError("run() answers the cohorts of begin()")
         for k in range(self.cohort_count):
             prepare, scalars = coefficients[k]
@@ -521,6 +523,8 @@ cdef class Plan:
                 walk(&self.walk, 0, 1)
         for i in range(self.walk.count):
             self.walk.items[i].step += self.walk.gradients[i].width != 0
+        self.busy = False
+        self.converted = None
 
 
 # ---- checks of arrays --------------------------------------------------------------------------
@@ -545,14 +549,17 @@ def check_parameter(param, str label not None):
         )
 
 
-def check_overlap(list arrays not None, list labels not None):
-    """Raises if two of the arrays share memory."""
-    spans = sorted([(array.ctypes.data, array.nbytes, i) for i, array in enumerate(arrays) if array.size])
+def check_overlap(list arrays not None, label):
+    """Raises if two of the arrays share memory; `label(i)` is how the error calls the array at position i."""
+    if len(arrays) == 1:
+        return
+    spans = sorted([(<size_t>cnp.PyArray_BYTES(array), cnp.PyArray_NBYTES(array), i)
+                    for i, array in enumerate(arrays) if cnp.PyArray_SIZE(array)])
     for (low, size, i), (high, _, j) in zip(spans, spans[1:]):
         if low + size > high:
             first, second = sorted((i, j))
             raise ValueError(
-                f"{labels[first]} and {labels[second]} share memory: it would be updated more than once"
+                f"{label(first)} and {label(second)} share memory: it would be updated more than once"
             )
 
 
@@ -564,3 +571,17 @@ cdef check_state(state, param, label):
             f"state of {label} must have shape {param.shape} and dtype {param.dtype}, "
             f"got {state.shape} and {state.dtype}"
         )
+
+
+def unchanged(dict group not None, list values):
+    """Whether the values of `group` are, in order, the very objects in `values`; False for None."""
+    cdef Py_ssize_t at = 0, i = 0
+    cdef PyObject *key
+    cdef PyObject *value
+    if values is None or len(group) != len(values):
+        return False
+    while PyDict_Next(group, &at, &key, &value):
+        if <PyObject*>values[i] != value:
+            return False
+        i += 1
+    return True

@@ -2,13 +2,13 @@
 
 import itertools
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ..kernels import threads
 from ..kernels.arrays import as_array, full_like
-from ..kernels.plan import Plan, called, check_parameter
+from ..kernels.plan import Plan, called, check_parameter, unchanged
 from .checkpoint import match, pack
 from .hooks import GLOBAL_POST, GLOBAL_PRE, Hooked
 from .settings import KEPT, Rate, Rates, at, is_schedule
@@ -21,13 +21,9 @@ Params = Any  # see Optimizer: the forms are too many for a type to help
 Grads = Any
 
 
-class Settled(NamedTuple):
-    """The hyperparameters of a group as they were checked last."""
-
-    values: list | None = None  # of the whole group; None if some must be read at every step
-    result: Any = None  # what Optimizer._settings made of them
-    group: dict[str, Any] = {}
-    lasting: dict[str, Any] = {}  # the plain values that stay while the group has the same objects
+# What Optimizer._settings knows of a group: the objects in it (None if some must be read at every step), what it
+# returned for them, a copy of the group, and the plain values that stay while the group has the same objects.
+UNSETTLED: tuple = (None, None, {}, {})
 
 
 class Optimizer(Hooked):
@@ -85,10 +81,10 @@ class Optimizer(Hooked):
         self._plan = Plan(self.rule)
         self._arrays: list[dict[str, np.ndarray]] = []  # per parameter: slot -> state array
         self._lists: list[list] = []  # per group: its "params", to notice a replacement
-        self._indices: range = range(0)  # of the groups
-        self._settled: list[Settled] = []  # per group
+        self._settled: list[tuple] = []  # per group
         self._rows: list = []  # per group: the slots its parameters have in the plan
-        self._nested = False  # gradients come nested too
+        self._plain = True  # a list of gradients is one for each parameter, in order
+        self._restarted = False
         self._count = 0
         self._num_threads = None
         self._setup_hooks()
@@ -145,11 +141,10 @@ class Optimizer(Hooked):
         self._check_group(group)
         self._plan.extend(params, names, len(self.param_groups))
         self.param_groups.append(group)
-        self._nested = self._nested or (is_container(given) and any(map(is_container, given)))
+        self._plain = len(self.param_groups) == 1 and not (is_container(given) and any(map(is_container, given)))
         self._arrays += [{} for _ in params]
         self._lists.append(params)
-        self._indices = range(len(self.param_groups))
-        self._settled.append(Settled())
+        self._settled.append(UNSETTLED)
         self._rows.append(None)
 
     # ---- hyperparameters
@@ -167,28 +162,25 @@ class Optimizer(Hooked):
         Cheap while nobody changes the group: a value is checked again only where another object took its place.
         """
         group = self.param_groups[index]
-        settled = self._settled[index]
-        try:
-            if settled.values == list(group.values()) and group["params"] is self._lists[index]:
-                return settled.result
-        except ValueError:  # an array took the place of a number: its check says what is wrong
-            pass
+        values, result, before, lasting = self._settled[index]
+        if unchanged(group, values):
+            return result
         if group["params"] is not self._lists[index]:
             raise ValueError(f"param_groups[{index}]['params'] was replaced; rebind(params) moves to other arrays")
-        settings, lasting = {}, {}
+        settings, stays = {}, {}
         for name, check in self.hyperparameters.items():
             value = group[name]
-            if name in settled.lasting and value is settled.group[name]:
-                settings[name] = lasting[name] = settled.lasting[name]
+            if name in lasting and value is before[name]:
+                settings[name] = stays[name] = lasting[name]
                 continue
             settings[name] = check(name, at(value, self._count))
             # a schedule, and an array that can change in place without a trace, are read at every step
             if not is_schedule(value) and not hasattr(value, "__dlpack__"):
-                lasting[name] = settings[name]
+                stays[name] = settings[name]
         self.check_settings(settings)
         result = settings, (-1.0 if settings["maximize"] else 1.0, self.coupled_decay(settings))
-        values = list(group.values()) if len(lasting) == len(settings) else None
-        self._settled[index] = Settled(values, result, dict(group), lasting)
+        values = list(group.values()) if len(stays) == len(settings) else None
+        self._settled[index] = values, result, dict(group), stays
         rows = tuple(self.slots(settings))
         if rows != self._rows[index]:
             self._rows[index] = rows
@@ -203,23 +195,21 @@ class Optimizer(Hooked):
 
     def _repoint(self, index, settings):
         """The options of a group changed which slots it has: parameters with a state get the new ones."""
-        self._give_states({position: settings for position in self._positions(index) if self._plan.has_state(position)})
+        self._give_states([position for position in self._positions(index) if self._plan.has_state(position)], settings)
 
-    def _give_states(self, wanted):
-        """Makes the state arrays that parameters lack, all or none, and shows them to the plan.
-
-        `wanted` maps the position of a parameter to the settings of its group.
-        """
+    def _give_states(self, positions, settings=None):
+        """Makes the state arrays that parameters lack, all or none, and shows them to the plan."""
         made = []
-        for position, settings in wanted.items():
-            slots = self.slots(settings)
+        for position in positions:
+            slots = self.slots(settings or self._settled[self._plan.group(position)][1][0])
             arrays = self._arrays[position]
             made.append((position, slots, {name: full_like(self._plan.params[position], value)
                                            for name, value in slots.items() if name not in arrays}))
         for position, slots, new in made:
             arrays = self._arrays[position]
-            if new and not self.counts_steps:
+            if new and not self.counts_steps and self._plan.get_step(position):
                 self._plan.set_step(position, 0)  # a buffer made now starts from its first gradient
+                self._restarted = True
             arrays.update(new)
             self._plan.set_state(position, [arrays[name] if name in slots else None for name in self.state_slots])
 
@@ -370,6 +360,8 @@ class Optimizer(Hooked):
         """
         if self._step_pre or self._step_post or GLOBAL_PRE or GLOBAL_POST:
             return self._step_with_hooks(grads, closure)
+        if self._plain and type(grads) is list and closure is None:
+            return self._advance(grads)
         return self._step(grads, closure)
 
     def _step_with_hooks(self, grads, closure):
@@ -388,34 +380,37 @@ class Optimizer(Hooked):
 
     def _step(self, grads=None, closure=None):
         loss = None
-        plan = self._plan
-        if type(grads) is not list or self._nested or len(grads) != len(plan) or type(grads[0]) in (list, tuple, dict):
-            if callable(grads) and closure is None:
-                grads, closure = None, grads  # torch's order: step(closure)
-            if closure is not None:
-                if grads is not None:
-                    raise ValueError("step() takes grads or a closure, not both")
-                loss = closure()
-                if isinstance(loss, tuple):
-                    loss, grads = loss
+        if callable(grads) and closure is None:
+            grads, closure = None, grads  # torch's order: step(closure)
+        if closure is not None:
             if grads is not None:
-                grads = self._arrange(grads)
-        elif closure is not None:
-            raise ValueError("step() takes grads or a closure, not both")
-        plan.acquire()
-        try:
-            settled = list(map(self._settings, self._indices))
-            answers = []
-            for index, step in plan.begin(grads):
-                settings, prepare = settled[index]
-                answers.append((prepare, self.coefficients(settings, step)))
-            if plan.unready:
-                self._give_states({position: settled[plan.group(position)][0] for position in plan.missing()})
-            plan.run(answers, self._num_threads)
-        finally:
-            plan.release()
-        self._count += 1
+                raise ValueError("step() takes grads or a closure, not both")
+            loss = closure()
+            if isinstance(loss, tuple):
+                loss, grads = loss
+        self._advance(grads if grads is None else self._arrange(grads))
         return loss
+
+    def _advance(self, grads):
+        """Makes the step, from a list with one gradient for each parameter, or with the bound gradients."""
+        plan = self._plan
+        cohorts = plan.begin(grads)  # takes the plan, so that no other thread steps or changes it
+        try:
+            answers = []
+            for index, step in cohorts:
+                settings, prepare = self._settings(index)
+                answers.append((prepare, self.coefficients(settings, step)))
+            if self._restarted:  # options changed so that some parameters start their count anew
+                self._restarted = False
+                plan.release()
+                return self._advance(grads)
+            if plan.unready:
+                self._give_states(plan.missing())
+            plan.run(answers, self._num_threads)  # gives the plan back
+        except BaseException:
+            plan.release()
+            raise
+        self._count += 1
 
     # ---- checkpoints
 
@@ -457,7 +452,7 @@ class Optimizer(Hooked):
         for index, group in enumerate(groups):
             self.param_groups[index].clear()
             self.param_groups[index].update(group)
-            self._settled[index], self._rows[index] = Settled(), None
+            self._settled[index], self._rows[index] = UNSETTLED, None
         self._count = count
         for hook in self._load_post.values():
             hook(self)
@@ -472,7 +467,7 @@ class Optimizer(Hooked):
             "names": list(self._plan.names),
             "arrays": self._arrays,
             "steps": [self._plan.get_step(position) for position in range(len(self._plan))],
-            "nested": self._nested,
+            "plain": self._plain,
             "count": self._count,
             "num_threads": self._num_threads,
             "bound": list(self._plan.bound_gradients) if self._plan.has_bound else None,
@@ -486,9 +481,8 @@ class Optimizer(Hooked):
         for index, group in enumerate(self.param_groups):
             self._plan.extend(group["params"], [next(names) for _ in group["params"]], index)
             self._lists.append(group["params"])
-            self._settled.append(Settled())
+            self._settled.append(UNSETTLED)
             self._rows.append(None)
-        self._indices = range(len(self.param_groups))
         for position, (arrays, step) in enumerate(zip(saved["arrays"], saved["steps"], strict=True)):
             # own, aligned memory again: what comes out of a pickle is a plain array
             self._arrays.append({})
@@ -496,7 +490,7 @@ class Optimizer(Hooked):
                 self._arrays[position][name] = full_like(array, 0)
                 self._arrays[position][name][...] = array
             self._plan.set_step(position, step)
-        self._nested = saved["nested"]
+        self._plain = saved["plain"]
         self._count = saved["count"]
         self._num_threads = saved["num_threads"]
         if saved["bound"] is not None:
