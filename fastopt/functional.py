@@ -83,7 +83,8 @@ def door(method):
         params = arrays(params, "params")
         plan = Plan(method.rule)
         plan.extend(params, [None] * len(params), 0)
-        held = {"params": params} | {plural: row for plural, row in zip(plurals, rows, strict=True) if row[0] is not None}
+        held = {"params": params}
+        held |= {plural: row for plural, row in zip(plurals, rows, strict=True) if row[0] is not None}
         check_overlap(list(chain(*held.values())), lambda i: f"{list(held)[i // len(params)]}[{i % len(params)}]")
         for i, row in enumerate(zip(*rows, strict=True)):
             plan.set_state(i, row)

@@ -21,11 +21,6 @@ Params = Any  # see Optimizer: the forms are too many for a type to help
 Grads = Any
 
 
-# What Optimizer._settings knows of a group: the objects in it (None if some must be read at every step), what it
-# returned for them, a copy of the group, and the plain values that stay while the group has the same objects.
-UNSETTLED: tuple = (None, None, {}, {})
-
-
 class Optimizer(Hooked):
     """What every optimizer has; a method adds its hyperparameters, slots and coefficients.
 
@@ -79,10 +74,8 @@ class Optimizer(Hooked):
     def _setup(self):
         self.param_groups: list[dict[str, Any]] = []
         self._plan = Plan(self.rule)
+        self._forget_settings()
         self._arrays: list[dict[str, np.ndarray]] = []  # per parameter: slot -> state array
-        self._lists: list[list] = []  # per group: its "params", to notice a replacement
-        self._settled: list[tuple] = []  # per group
-        self._rows: list = []  # per group: the slots its parameters have in the plan
         self._plain = True  # a list of gradients is one for each parameter, in order
         self._restarted = False
         self._count = 0
@@ -143,11 +136,19 @@ class Optimizer(Hooked):
         self.param_groups.append(group)
         self._plain = len(self.param_groups) == 1 and not (is_container(given) and any(map(is_container, given)))
         self._arrays += [{} for _ in params]
-        self._lists.append(params)
-        self._settled.append(UNSETTLED)
-        self._rows.append(None)
+        self._forget_settings()
 
     # ---- hyperparameters
+
+    def _forget_settings(self):
+        """Lets every group be read anew at the next step."""
+        groups = range(len(self.param_groups))
+        self._lists = [group["params"] for group in self.param_groups]  # to notice a replacement
+        # per group: its values (None: read them at every step), and what _settings made of them
+        self._settled: list[tuple] = [(None, None) for _ in groups]
+        # per group: a copy of it, and the plain values of what does not change by itself
+        self._lasting: list[tuple] = [({}, {}) for _ in groups]
+        self._rows: list = [None for _ in groups]  # per group: the slots its parameters have in the plan
 
     def _check_group(self, group):
         """Raises if the hyperparameters of a group are wrong, as far as can be known before its schedules run."""
@@ -159,12 +160,9 @@ class Optimizer(Hooked):
     def _settings(self, index):
         """The plain hyperparameters of a group for the step to come, and its prepare stage.
 
-        Cheap while nobody changes the group: a value is checked again only where another object took its place.
+        A value is checked again only where another object took its place.
         """
-        group = self.param_groups[index]
-        values, result, before, lasting = self._settled[index]
-        if unchanged(group, values):
-            return result
+        group, (before, lasting) = self.param_groups[index], self._lasting[index]
         if group["params"] is not self._lists[index]:
             raise ValueError(f"param_groups[{index}]['params'] was replaced; rebind(params) moves to other arrays")
         settings, stays = {}, {}
@@ -179,8 +177,8 @@ class Optimizer(Hooked):
                 stays[name] = settings[name]
         self.check_settings(settings)
         result = settings, (-1.0 if settings["maximize"] else 1.0, self.coupled_decay(settings))
-        values = list(group.values()) if len(stays) == len(settings) else None
-        self._settled[index] = values, result, dict(group), stays
+        self._settled[index] = (list(group.values()) if len(stays) == len(settings) else None), result
+        self._lasting[index] = dict(group), stays
         rows = tuple(self.slots(settings))
         if rows != self._rows[index]:
             self._rows[index] = rows
@@ -398,7 +396,8 @@ class Optimizer(Hooked):
         try:
             answers = []
             for index, step in cohorts:
-                settings, prepare = self._settings(index)
+                known, settled = self._settled[index]
+                settings, prepare = settled if unchanged(self.param_groups[index], known) else self._settings(index)
                 answers.append((prepare, self.coefficients(settings, step)))
             if self._restarted:  # options changed so that some parameters start their count anew
                 self._restarted = False
@@ -452,7 +451,7 @@ class Optimizer(Hooked):
         for index, group in enumerate(groups):
             self.param_groups[index].clear()
             self.param_groups[index].update(group)
-            self._settled[index], self._rows[index] = UNSETTLED, None
+        self._forget_settings()
         self._count = count
         for hook in self._load_post.values():
             hook(self)
@@ -480,9 +479,7 @@ class Optimizer(Hooked):
         names = iter(saved["names"])
         for index, group in enumerate(self.param_groups):
             self._plan.extend(group["params"], [next(names) for _ in group["params"]], index)
-            self._lists.append(group["params"])
-            self._settled.append(UNSETTLED)
-            self._rows.append(None)
+        self._forget_settings()
         for position, (arrays, step) in enumerate(zip(saved["arrays"], saved["steps"], strict=True)):
             # own, aligned memory again: what comes out of a pickle is a plain array
             self._arrays.append({})
