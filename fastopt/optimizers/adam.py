@@ -76,14 +76,15 @@ class Adam(Optimizer):
 
     @staticmethod
     def coefficients(settings, step):
-        lr, (b1, b2), eps, mode = settings["lr"], settings["betas"], settings["eps"], settings["eps_mode"]
-        correct1, root2 = 1.0 - b1**step, sqrt(1.0 - b2**step)
+        lr, eps = settings["lr"], settings["eps"]
+        b1, b2 = settings["betas"]
+        a, root2 = lr / (1.0 - b1**step), sqrt(1.0 - b2**step)
         decay = lr * settings["weight_decay"] if settings["decoupled_weight_decay"] else 0.0
-        if mode == "outside":
-            return b1, 1.0 - b1, b2, 1.0 - b2, lr / correct1, 1.0 / root2, eps, 0.0, decay
-        if mode == "hat":
-            return b1, 1.0 - b1, b2, 1.0 - b2, lr * root2 / correct1, 1.0, eps, 0.0, decay
-        return b1, 1.0 - b1, b2, 1.0 - b2, lr / correct1, 1.0 / root2, 0.0, eps * root2 * root2, decay
+        if settings["eps_mode"] == "outside":
+            return b1, 1.0 - b1, b2, 1.0 - b2, a, 1.0 / root2, eps, 0.0, decay
+        if settings["eps_mode"] == "hat":
+            return b1, 1.0 - b1, b2, 1.0 - b2, a * root2, 1.0, eps, 0.0, decay
+        return b1, 1.0 - b1, b2, 1.0 - b2, a, 1.0 / root2, 0.0, eps * root2 * root2, decay
 
 
 class AdamW(Adam):

@@ -358,7 +358,7 @@ class Optimizer(Hooked):
         """
         if self._step_pre or self._step_post or GLOBAL_PRE or GLOBAL_POST:
             return self._step_with_hooks(grads, closure)
-        if self._plain and type(grads) is list and closure is None:
+        if type(grads) is list and closure is None and self._plain:
             return self._advance(grads)
         return self._step(grads, closure)
 
