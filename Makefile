@@ -24,10 +24,12 @@ $(VENV)/created:
 	@touch $@
 
 $(VENV)/demo: $(VENV)/created $(SOURCES)
+	rm -rf build
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[demo]'
 	@touch $@
 
 $(VENV)/test: $(VENV)/created $(SOURCES)
+	rm -rf build
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[demo,test]'
 	@touch $@
 
