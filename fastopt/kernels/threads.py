@@ -76,10 +76,15 @@ def parallel():
     """The OpenMP module, loaded at the first call; None where there is none."""
     try:
         from . import parallel as module
-    except ImportError as error:
-        warnings.warn(f"fastopt steps with one thread: its OpenMP module does not load ({error})", stacklevel=2)
+    except ImportError:
         return None
     return module
+
+
+@cache
+def warn_serial():
+    warnings.warn("fastopt steps with one thread: it was built without OpenMP, or the OpenMP runtime does not load",
+                  stacklevel=3)
 
 
 @cache
@@ -112,6 +117,8 @@ def most():
 def resolve(asked, elements):
     """The threads of a step over `elements` elements, when `asked` (None: the process's setting)."""
     n = min(num_threads if asked is None else asked, elements // PER_THREAD)
+    if n > 1 and parallel() is None:
+        warn_serial()
     return 1 if n <= 1 else min(n, most())
 
 
