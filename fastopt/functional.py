@@ -30,8 +30,8 @@ DOCUMENTATION = """Makes step number `step` of {name}: updates `params` and the 
     Args:
         params: one array or a list: writable C-contiguous float32 or float64.
         grads: likewise, of the same shapes, only read; None in a list skips that parameter.
-        {slots}: the state, of the shapes and dtypes of `params`; {initial} before the
-            first step. None for what the options do not need.
+        {slots}: the state, of the shapes and dtypes of `params`{numbers};
+            before the first step {initial}. None for what the options do not need.
         step: the number of this step, from 1.
         num_threads: at most this many threads; None is `fastopt.get_num_threads()`.
         {hyperparameters}: see `fastopt.{name}`, which has the update in math.
@@ -45,18 +45,19 @@ def door(method):
     """The function of one method."""
     own = inspect.signature(method.__init__).parameters
     defaults = {name: own[name].default for name in method.hyperparameters if name in own} | method.fixed
-    plurals = [f"{slot}s" for slot in method.state_slots]
+    plurals = [plural(slot, defaults) for slot in method.state_slots]
+    numbers = [plural(slot, defaults) for slot in method.scalar_slots]
     checks = method.hyperparameters
     plain = {name: check(name, defaults[name]) for name, check in checks.items()}
 
     def function(params, grads, *states, step, num_threads=None, **given):
-        named = {name: given.pop(name) for name in plurals if name in given}
+        named = {name: given.pop(name) for name in plurals + numbers if name in given}
         unknown = [name for name in given if name not in defaults or name in method.fixed]
         if unknown:
             raise TypeError(f"{method.__name__.lower()}() has no argument {unknown[0]!r}; it has {signature}")
-        if len(states) > len(plurals) or any(name in named for name in plurals[: len(states)]):
-            raise TypeError(f"{method.__name__.lower()}() takes its state as {', '.join(plurals)}, each once")
-        columns = dict(zip(plurals, states, strict=False)) | named
+        if len(states) > len(plurals + numbers) or any(name in named for name in (plurals + numbers)[: len(states)]):
+            raise TypeError(f"{method.__name__.lower()}() takes its state as {', '.join(plurals + numbers)}, each once")
+        columns = dict(zip(plurals + numbers, states, strict=False)) | named
         settings = plain | {name: checks[name](name, value) for name, value in given.items()}
         method.check_settings(settings)
         if isinstance(step, bool) or not isinstance(step, (int, np.integer)) or step < 1:
@@ -81,7 +82,13 @@ def door(method):
                     raise ValueError(f"{plural} must have {len(params)} arrays, as params, got {len(column)}")
                 rows.append(arrays(column, plural))
         params = arrays(params, "params")
-        plan = Plan(method.rule)
+        scalars = []
+        for name in numbers:
+            column = listed(columns.get(name), name)
+            if len(column) != len(params):
+                raise ValueError(f"{name} must have {len(params)} arrays, as params, got {len(column)}")
+            scalars.append([check_number(array, f"{name}[{i}]") for i, array in enumerate(column)])
+        plan = Plan(method.rule, scalars=len(numbers))
         plan.extend(params, [None] * len(params), 0)
         held = {"params": params}
         held |= {plural: row for plural, row in zip(plurals, rows, strict=True) if row[0] is not None}
@@ -89,12 +96,18 @@ def door(method):
         for i, row in enumerate(zip(*rows, strict=True)):
             plan.set_state(i, row)
             plan.set_step(i, step - 1)
-        cohorts = plan.begin(grads)
-        plan.run(
-            [((-1.0 if settings["maximize"] else 1.0, method.coupled_decay(settings)),
-              method.coefficients(settings, number)) for _, number in cohorts],
-            num_threads,
-        )
+            plan.set_scalars(i, tuple(float(column[i]) for column in scalars))
+        prepare = -1.0 if settings["maximize"] else 1.0, method.coupled_decay(settings)
+        answers = []
+        for _, number, before in plan.begin(grads):
+            if numbers:
+                answers.append((prepare, *method._with_scalars(settings, number, before)))
+            else:
+                answers.append((prepare, method.coefficients(settings, number), before))
+        plan.run(answers, num_threads)
+        for i in range(len(params)):
+            for column, value in zip(scalars, plan.get_scalars(i), strict=True):
+                column[i][...] = value
 
     positional, keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
     always = method.slots({name: defaults[name] for name in checks})
@@ -102,6 +115,7 @@ def door(method):
         [inspect.Parameter("params", positional), inspect.Parameter("grads", positional)]
         + [inspect.Parameter(plural, positional, default=inspect.Parameter.empty if slot in always else None)
            for slot, plural in zip(method.state_slots, plurals, strict=True)]
+        + [inspect.Parameter(name, positional) for name in numbers]
         + [inspect.Parameter("step", keyword)]
         + [inspect.Parameter(name, keyword, default=value)
            for name, value in defaults.items() if name not in method.fixed]
@@ -112,11 +126,24 @@ def door(method):
     function.__signature__ = signature  # type: ignore[attr-defined]
     function.__doc__ = DOCUMENTATION.format(
         name=method.__name__,
-        slots=", ".join(plurals),
-        initial="`initial_accumulator_value`" if "initial_accumulator_value" in defaults else "zeros",
+        slots=", ".join(plurals + numbers),
+        numbers=f" ({', '.join(numbers)}: 0-d float arrays)" if numbers else "",
+        initial=", ".join(f"{name} {value:g}" for name, value in always.items()),
         hyperparameters=", ".join(name for name in defaults if name not in method.fixed),
     )
     return function
+
+
+def plural(slot, options):
+    """The argument that holds a state array or number of each parameter."""
+    return f"{slot}_list" if f"{slot}s" in options else f"{slot}s"
+
+
+def check_number(array, name):
+    """A number of the state: it is updated in place, so it must be a writable 0-d array."""
+    if not isinstance(array, np.ndarray) or array.shape != () or array.dtype.kind != "f" or not array.flags.writeable:
+        raise TypeError(f"{name} must be a writable 0-d float array, got {array!r}")
+    return array
 
 
 def arrays(column, name):

@@ -96,3 +96,84 @@ def adam(param, grad, state, step, *, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, wei
 
 def adamw(param, grad, state, step, *, weight_decay=1e-2, **hyperparameters):
     adam(param, grad, state, step, weight_decay=weight_decay, decoupled_weight_decay=True, **hyperparameters)
+
+
+def decayed(param, weight_decay, decoupled_weight_decay):
+    """The coupled and the decoupled weight decay."""
+    return (0.0, weight_decay * param) if decoupled_weight_decay else (weight_decay, 0.0)
+
+
+def radam(param, grad, state, step, *, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0,
+          decoupled_weight_decay=False, maximize=False):
+    beta1, beta2 = betas
+    coupled, decay = decayed(param, weight_decay, decoupled_weight_decay)
+    g = prepared(param, grad, maximize, coupled)
+    m, v = slot(state, "exp_avg", param), slot(state, "exp_avg_sq", param)
+    m[...] = beta1 * m + (1 - beta1) * g
+    v[...] = beta2 * v + (1 - beta2) * g * g
+    correction1, correction2 = 1 - beta1**step, 1 - beta2**step
+    rho_inf = 2 / (1 - beta2) - 1
+    rho = rho_inf - 2 * step * beta2**step / correction2
+    update = m / correction1
+    if rho > 5:
+        rectified = ((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)) ** 0.5
+        update = update * rectified * correction2**0.5 / (np.sqrt(v) + eps)
+    param -= lr * (update + decay)
+
+
+def nadam(param, grad, state, step, *, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, momentum_decay=4e-3,
+          decoupled_weight_decay=False, maximize=False):
+    beta1, beta2 = betas
+    coupled, decay = decayed(param, weight_decay, decoupled_weight_decay)
+    g = prepared(param, grad, maximize, coupled)
+    m, v = slot(state, "exp_avg", param), slot(state, "exp_avg_sq", param)
+    m[...] = beta1 * m + (1 - beta1) * g
+    v[...] = beta2 * v + (1 - beta2) * g * g
+    mu = beta1 * (1 - 0.5 * 0.96 ** (step * momentum_decay))
+    mu_next = beta1 * (1 - 0.5 * 0.96 ** ((step + 1) * momentum_decay))
+    # torch keeps the product of the mu in float32
+    product = state["mu_product"] = np.float32(state.get("mu_product", 1.0)) * np.float32(mu)
+    root = np.sqrt(v / (1 - beta2**step)) + eps
+    nesterov = (1 - mu) / (1 - float(product)) * g + mu_next / (1 - float(product) * mu_next) * m
+    param -= lr * (nesterov / root + decay)
+
+
+def adamax(param, grad, state, step, *, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, maximize=False):
+    beta1, beta2 = betas
+    g = prepared(param, grad, maximize, weight_decay)
+    m, u = slot(state, "exp_avg", param), slot(state, "exp_inf", param)
+    m[...] = beta1 * m + (1 - beta1) * g
+    np.maximum(beta2 * u, np.abs(g) + eps, out=u)
+    param -= lr / (1 - beta1**step) * m / u
+
+
+def adadelta(param, grad, state, step, *, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0, maximize=False):
+    g = prepared(param, grad, maximize, weight_decay)
+    v, a = slot(state, "square_avg", param), slot(state, "acc_delta", param)
+    v[...] = rho * v + (1 - rho) * g * g
+    delta = np.sqrt(a + eps) / np.sqrt(v + eps) * g
+    a[...] = rho * a + (1 - rho) * delta * delta
+    param -= lr * delta
+
+
+def asgd(param, grad, state, step, *, lr=1e-2, lambd=1e-4, alpha=0.75, t0=1e6, weight_decay=0.0, maximize=False):
+    g = prepared(param, grad, maximize, weight_decay)
+    average = slot(state, "ax", param)
+    # torch keeps both in float32
+    eta, mu = float(np.float32(state.get("eta", lr))), float(np.float32(state.get("mu", 1.0)))
+    param *= 1 - lambd * eta
+    param -= eta * g
+    average[...] = param if mu == 1 else average + mu * (param - average)
+    state["eta"] = lr / (1 + lambd * lr * step) ** alpha
+    state["mu"] = 1 / max(1, step - t0)
+
+
+def rprop(param, grad, state, step, *, lr=1e-2, etas=(0.5, 1.2), step_sizes=(1e-6, 50), maximize=False):
+    g = prepared(param, grad, maximize, 0.0)
+    previous, z = slot(state, "prev", param), slot(state, "step_size", param, lr)
+    sign = np.sign(g * previous)
+    factor = np.where(sign > 0, etas[1], np.where(sign < 0, etas[0], np.where(sign == 0, 1.0, sign)))
+    z[...] = np.clip(z * factor, *step_sizes)
+    g = np.where(sign < 0, 0.0, g)
+    param -= np.sign(g) * z
+    previous[...] = g

@@ -128,6 +128,54 @@ METHODS = (
         ),
         torch_fused=True,
     ),
+    Method(
+        optimizers.RAdam,
+        source="Liu et al. 2020",
+        lr=0.05,
+        variants=(
+            {},
+            {"weight_decay": 0.1, "maximize": True},
+            {"decoupled_weight_decay": True, "weight_decay": 0.1, "betas": (0.8, 0.99), "eps": 1e-3},
+        ),
+    ),
+    Method(
+        optimizers.NAdam,
+        source="Dozat 2016",
+        lr=0.05,
+        variants=(
+            {},
+            {"weight_decay": 0.1, "maximize": True, "momentum_decay": 0.1},
+            {"decoupled_weight_decay": True, "weight_decay": 0.1, "betas": (0.8, 0.99), "eps": 1e-3},
+        ),
+    ),
+    Method(
+        optimizers.Adamax,
+        source="Kingma, Ba 2015",
+        lr=0.05,
+        variants=({}, {"weight_decay": 0.1, "maximize": True, "betas": (0.5, 0.9), "eps": 1e-3}),
+    ),
+    Method(
+        optimizers.Adadelta,
+        source="Zeiler 2012",
+        lr=10.0,
+        variants=({}, {"rho": 0.5, "weight_decay": 0.1, "maximize": True, "eps": 1e-3}),
+    ),
+    Method(
+        optimizers.ASGD,
+        source="Polyak, Juditsky 1992",
+        lr=0.05,
+        variants=(
+            {},
+            {"lambd": 0.1, "alpha": 0.5, "weight_decay": 0.1, "maximize": True},
+            {"t0": 3.0},
+        ),
+    ),
+    Method(
+        optimizers.Rprop,
+        source="Riedmiller, Braun 1993",
+        lr=0.01,
+        variants=({}, {"etas": (0.3, 1.5), "step_sizes": (1e-3, 0.05), "maximize": True}),
+    ),
 )
 
 

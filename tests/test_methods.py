@@ -73,7 +73,10 @@ def test_functional_gives_the_bits_of_the_optimizer(method, options, dtype):
     twins = copies(params)
     optimizer = method.optimizer(params, **options)
     slots = method.slots(**options)
-    columns = {f"{slot}s": [np.full_like(twin, value) for twin in twins] for slot, value in slots.items()}
+    plural = {slot: f"{slot}_list" if f"{slot}s" in method.options else f"{slot}s"
+              for slot in [*slots, *method.optimizer.scalar_slots]}
+    columns = {plural[slot]: [np.full_like(twin, value) for twin in twins] for slot, value in slots.items()}
+    columns |= {plural[slot]: [np.zeros(()) for _ in twins] for slot in method.optimizer.scalar_slots}
     hyper = {name: value for name, value in (method.options | options).items()
              if name in parameters_of(method.functional)}
     for step, row in enumerate(grads, 1):
@@ -84,7 +87,9 @@ def test_functional_gives_the_bits_of_the_optimizer(method, options, dtype):
         assert param.tobytes() == twin.tobytes()
     for position, state in optimizer.state.items():
         for slot in slots:
-            assert state[slot].tobytes() == columns[f"{slot}s"][position].tobytes()
+            assert state[slot].tobytes() == columns[plural[slot]][position].tobytes()
+        for slot in method.optimizer.scalar_slots:
+            assert state[slot] == columns[plural[slot]][position]
 
 
 @every_case

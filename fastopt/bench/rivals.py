@@ -151,7 +151,7 @@ def limit(work):
         plan.set_state(i, states)
     plan.bind(work.grads)
     # a factor of 1 keeps every state as it is: no number ever leaves the normal range
-    answers = [((1.0, 0.0), (1.0,))]
+    answers = [((1.0, 0.0), (1.0,), ())]
 
     def step(_):
         plan.begin(None)

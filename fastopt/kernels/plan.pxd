@@ -3,7 +3,8 @@
 
 cdef enum:
     STATES = 4           # state arrays a rule can have
-    COEFFICIENTS = 12    # scalars a rule can have
+    COEFFICIENTS = 12    # coefficients a rule can have
+    SCALARS = 2          # numbers a parameter can have beside its state arrays
 
 ctypedef void (*rule_t)(void *p, void *g, void *s0, void *s1, void *s2, void *s3,
                         Py_ssize_t n, const void *c) noexcept nogil
@@ -19,6 +20,7 @@ cdef struct Item:            # one parameter
     int cohort               # its coefficients in this step
     bint ready               # its state arrays exist
     long long step           # steps made
+    double scalar[SCALARS]
 
 cdef struct Gradient:
     char *data
@@ -31,6 +33,8 @@ cdef struct Scalars:         # coefficients in the two dtypes, rounded once
 cdef struct Cohort:          # the items of one group that are at the same step
     int group
     long long step
+    double scalar[SCALARS]   # of its items before this step
+    double after[SCALARS]    # and after it
     bint prepared            # the prepare stage has something to do beside converting
     Scalars prepare          # scale, coupled decay
     Scalars rule

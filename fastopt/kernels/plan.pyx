@@ -7,7 +7,7 @@ from cpython.dict cimport PyDict_Next
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.ref cimport PyObject
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from . import simd, threads
 from .arrays import as_array
@@ -144,6 +144,16 @@ cdef int fill(Scalars *scalars, tuple values) except -1:
     return 0
 
 
+cdef inline bint belongs(const Item *item, const Cohort *cohort) noexcept nogil:
+    """Whether an item is at the same point of its trajectory as a cohort."""
+    return (cohort.group == item.group and cohort.step == item.step + 1
+            and cohort.scalar[0] == item.scalar[0] and cohort.scalar[1] == item.scalar[1])
+
+
+cdef tuple numbers(const double *scalar, Py_ssize_t count):
+    return () if count == 0 else tuple([scalar[k] for k in range(count)])
+
+
 @cython.final
 cdef class Plan:
     """Pointer tables of the parameters, gradients and states that one rule steps.
@@ -171,8 +181,12 @@ cdef class Plan:
     cdef list converted            # keeps this step's converted gradients alive
     cdef readonly str rule
     cdef readonly str level
+    cdef Py_ssize_t scalars        # numbers that each parameter has beside its state arrays
 
-    def __cinit__(self, str rule not None, level=None):
+    def __cinit__(self, str rule not None, level=None, Py_ssize_t scalars=0):
+        if scalars > SCALARS:
+            raise ValueError(f"a parameter has at most {SCALARS} scalars, got {scalars}")
+        self.scalars = scalars
         self.level = level or simd.level()
         table = simd.table(self.level)
         if rule not in table.RULES:
@@ -340,6 +354,20 @@ cdef class Plan:
             raise ValueError(f"step must be at least 0, got {step}")
         self.walk.items[i].step = step
 
+    def get_scalars(self, Py_ssize_t i):
+        """The numbers that parameter `i` has beside its state arrays."""
+        if not 0 <= i < self.walk.count:
+            raise IndexError(f"parameter index {i} out of range")
+        return numbers(self.walk.items[i].scalar, self.scalars)
+
+    def set_scalars(self, Py_ssize_t i, tuple scalars not None):
+        """Sets the numbers that parameter `i` has beside its state arrays."""
+        cdef Py_ssize_t k
+        if not 0 <= i < self.walk.count or len(scalars) != self.scalars:
+            raise IndexError(f"parameter index {i} or number of scalars out of range")
+        for k in range(self.scalars):
+            self.walk.items[i].scalar[k] = scalars[k]
+
     # ---- gradients
 
     cdef inline int take(self, Item *item, cnp.ndarray param, Py_ssize_t i, object given, Gradient *out) except -1:
@@ -426,8 +454,8 @@ cdef class Plan:
     def begin(self, list gradients):
         """Checks what a step will touch and takes the plan. Raises RuntimeError if another step has it.
 
-        Returns the cohorts of the step, as (group, number of this step) pairs, to be answered in the same
-        order by run(). With None the bound gradients are used.
+        Returns the cohorts of the step, as (group, number of this step, scalars before it), to be answered in
+        the same order by run(). With None the bound gradients are used.
         """
         cdef Py_ssize_t i, k
         cdef Item *item
@@ -457,13 +485,14 @@ cdef class Plan:
             self.elements += item.size
             # cohorts are few and items come group by group: the last one nearly always fits
             k = self.cohort_count - 1
-            while k >= 0 and (self.walk.cohorts[k].group != item.group or self.walk.cohorts[k].step != item.step + 1):
+            while k >= 0 and not belongs(item, &self.walk.cohorts[k]):
                 k -= 1
             if k < 0:
                 k = self.new_cohort(item)
             item.cohort = <int>k
         self.busy = True
-        return [(self.walk.cohorts[k].group, self.walk.cohorts[k].step) for k in range(self.cohort_count)]
+        return [(self.walk.cohorts[k].group, self.walk.cohorts[k].step,
+                 numbers(self.walk.cohorts[k].scalar, self.scalars)) for k in range(self.cohort_count)]
 
     cdef changed_parameter(self, Py_ssize_t i, cnp.ndarray param):
         if not cnp.PyArray_ISWRITEABLE(param):
@@ -483,6 +512,7 @@ cdef class Plan:
         cohort = &self.walk.cohorts[self.cohort_count]
         cohort.group = item.group
         cohort.step = item.step + 1
+        memcpy(cohort.scalar, item.scalar, sizeof(item.scalar))
         self.cohort_count += 1
         return self.cohort_count - 1
 
@@ -496,19 +526,21 @@ cdef class Plan:
     def run(self, list coefficients not None, num_threads=None):
         """Makes the step and gives the plan back.
 
-        `coefficients` has for each cohort: ((scale, coupled decay), rule's scalars).
+        `coefficients` has for each cohort: ((scale, coupled decay), rule's coefficients, scalars after the step).
         """
         cdef Py_ssize_t i, k, parts
         cdef Cohort *cohort
         if not self.busy or len(coefficients) != self.cohort_count:
             raise RuntimeError("run() answers the cohorts of begin()")
         for k in range(self.cohort_count):
-            prepare, scalars = coefficients[k]
-            if len(scalars) > COEFFICIENTS:
-                raise ValueError(f"a rule has at most {COEFFICIENTS} coefficients, got {len(scalars)}")
+            prepare, rule, after = coefficients[k]
+            if len(rule) > COEFFICIENTS or len(after) != self.scalars:
+                raise ValueError(f"a rule has at most {COEFFICIENTS} coefficients and this one {self.scalars} scalars")
             cohort = &self.walk.cohorts[k]
             fill(&cohort.prepare, prepare)
-            fill(&cohort.rule, scalars)
+            fill(&cohort.rule, rule)
+            for i in range(self.scalars):
+                cohort.after[i] = after[i]
             cohort.prepared = cohort.prepare.f64[0] != 1 or cohort.prepare.f64[1] != 0
         self.walk.flush = threads.flush_subnormals
         parts = 1
@@ -523,6 +555,11 @@ cdef class Plan:
                 walk(&self.walk, 0, 1)
         for i in range(self.walk.count):
             self.walk.items[i].step += self.walk.gradients[i].width != 0
+        if self.scalars:
+            for i in range(self.walk.count):
+                if self.walk.gradients[i].width != 0:
+                    cohort = &self.walk.cohorts[self.walk.items[i].cohort]
+                    memcpy(self.walk.items[i].scalar, cohort.after, sizeof(cohort.after))
         self.busy = False
         self.converted = None
 

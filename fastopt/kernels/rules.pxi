@@ -15,7 +15,7 @@
 # survives depends on the order in which a compiler puts them; so clean32 and clean64 turn every NaN that comes in
 # into the one that the CPU itself makes, and all are the same. It hides behind the loads.
 
-from libc.math cimport sqrt, sqrtf
+from libc.math cimport fabs, fabsf, sqrt, sqrtf
 from cpython.pycapsule cimport PyCapsule_New
 
 cdef extern from *:
@@ -207,6 +207,165 @@ cdef void adam(vec p, vec g, vec m, vec v, vec w, vec _3, Py_ssize_t n, vec c) n
         adam_loop(p, g, m, v, w, n, c, True, False)
 
 
+# ---- RAdam -------------------------------------------------------------------------------------
+
+# m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2
+# p -= a m / (sqrt(v) + eps) + decay p;  p -= a m + decay p while the variance is not tractable.
+# Liu et al. 2020, arXiv 1908.03265. a = eta / (1-b1^t), times r sqrt(1-b2^t) in the first case.
+cdef inline loop radam_loop(vec p, vec g, vec m, vec v, Py_ssize_t n, vec c,
+                            bint adaptive, bint decoupled) noexcept nogil:
+    cdef Py_ssize_t i
+    b1, u1, b2, u2, a, eps, decay = c[0], c[1], c[2], c[3], c[4], c[5], c[6]
+    for i in range(n):
+        if vec is f32:
+            h = clean32(g[i])
+            q = clean32(p[i])
+        else:
+            h = clean64(g[i])
+            q = clean64(p[i])
+        m[i] = b1 * m[i] + u1 * h
+        v[i] = b2 * v[i] + u2 * h * h
+        if vec is f32:
+            d = sqrtf(v[i]) + eps
+        else:
+            d = sqrt(v[i]) + eps
+        step = a * m[i] / d if adaptive else a * m[i]
+        p[i] = q - (step + decay * q) if decoupled else q - step
+
+cdef void radam(vec p, vec g, vec m, vec v, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    if c[7] and c[6]:
+        radam_loop(p, g, m, v, n, c, True, True)
+    elif c[7]:
+        radam_loop(p, g, m, v, n, c, True, False)
+    elif c[6]:
+        radam_loop(p, g, m, v, n, c, False, True)
+    else:
+        radam_loop(p, g, m, v, n, c, False, False)
+
+
+# ---- NAdam -------------------------------------------------------------------------------------
+
+# m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2
+# p -= (x g + y m) / (r sqrt(v) + eps) + decay p.   Dozat 2016.
+# x = eta (1-mu_t) / (1-P_t) and y = eta mu_(t+1) / (1-P_(t+1)), with P the product of the mu; r = 1 / sqrt(1-b2^t).
+cdef inline loop nadam_loop(vec p, vec g, vec m, vec v, Py_ssize_t n, vec c, bint decoupled) noexcept nogil:
+    cdef Py_ssize_t i
+    b1, u1, b2, u2, x, y, r, eps, decay = c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8]
+    for i in range(n):
+        if vec is f32:
+            h = clean32(g[i])
+            q = clean32(p[i])
+        else:
+            h = clean64(g[i])
+            q = clean64(p[i])
+        m[i] = b1 * m[i] + u1 * h
+        v[i] = b2 * v[i] + u2 * h * h
+        if vec is f32:
+            d = sqrtf(v[i]) * r + eps
+        else:
+            d = sqrt(v[i]) * r + eps
+        step = (x * h + y * m[i]) / d
+        p[i] = q - (step + decay * q) if decoupled else q - step
+
+cdef void nadam(vec p, vec g, vec m, vec v, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    if c[8]:
+        nadam_loop(p, g, m, v, n, c, True)
+    else:
+        nadam_loop(p, g, m, v, n, c, False)
+
+
+# ---- Adamax ------------------------------------------------------------------------------------
+
+# m = b1 m + (1-b1) g;  u = max(b2 u, |g| + eps);  p -= a m / u.   Kingma, Ba 2015. a = eta / (1-b1^t)
+cdef void adamax(vec p, vec g, vec m, vec u, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    cdef Py_ssize_t i
+    b1, u1, b2, a, eps = c[0], c[1], c[2], c[3], c[4]
+    for i in range(n):
+        if vec is f32:
+            h = clean32(g[i])
+        else:
+            h = clean64(g[i])
+        m[i] = b1 * m[i] + u1 * h
+        x = b2 * u[i]
+        if vec is f32:
+            y = fabsf(h) + eps
+        else:
+            y = fabs(h) + eps
+        z = x if x >= y else y  # a NaN in y, the gradient, wins
+        u[i] = x if x != x else z
+        p[i] = p[i] - a * m[i] / u[i]
+
+
+# ---- Adadelta ----------------------------------------------------------------------------------
+
+# v = rho v + (1-rho) g^2;  d = g sqrt(a + eps) / sqrt(v + eps);  a = rho a + (1-rho) d^2;  p -= eta d.
+# Zeiler 2012, arXiv 1212.5701.
+cdef void adadelta(vec p, vec g, vec v, vec a, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    cdef Py_ssize_t i
+    rho, one_rho, eps, eta = c[0], c[1], c[2], c[3]
+    for i in range(n):
+        if vec is f32:
+            h = clean32(g[i])
+        else:
+            h = clean64(g[i])
+        v[i] = rho * v[i] + one_rho * h * h
+        if vec is f32:
+            d = sqrtf(a[i] + eps) / sqrtf(v[i] + eps) * h
+        else:
+            d = sqrt(a[i] + eps) / sqrt(v[i] + eps) * h
+        a[i] = rho * a[i] + one_rho * d * d
+        p[i] = p[i] - eta * d
+
+
+# ---- ASGD --------------------------------------------------------------------------------------
+
+# p = keep p - eta g;  a = p, later a + mu (p - a).   Polyak, Juditsky 1992. keep = 1 - lambd eta
+cdef inline loop asgd_loop(vec p, vec g, vec a, Py_ssize_t n, vec c, bint averaging) noexcept nogil:
+    cdef Py_ssize_t i
+    keep, eta, mu = c[0], c[1], c[2]
+    for i in range(n):
+        if vec is f32:
+            h = clean32(g[i])
+            q = clean32(p[i])
+        else:
+            h = clean64(g[i])
+            q = clean64(p[i])
+        p[i] = keep * q - eta * h
+        a[i] = a[i] + mu * (p[i] - a[i]) if averaging else p[i]
+
+cdef void asgd(vec p, vec g, vec a, vec _1, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    if c[3]:
+        asgd_loop(p, g, a, n, c, True)
+    else:
+        asgd_loop(p, g, a, n, c, False)
+
+
+# ---- Rprop -------------------------------------------------------------------------------------
+
+# s = g prev;  z = clamp(z f, least, most) with f = plus, minus or 1 where s > 0, s < 0 or s = 0
+# g = 0 where s < 0;  p -= sign(g) z;  prev = g.   Riedmiller, Braun 1993 (iRprop-).
+# Selects are written so that a NaN goes through.
+cdef void rprop(vec p, vec g, vec prev, vec z, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    cdef Py_ssize_t i
+    minus, plus, least, most, zero, one, negative = c[0], c[1], c[2], c[3], c[4], c[5], c[6]
+    for i in range(n):
+        if vec is f32:
+            h = clean32(g[i])
+        else:
+            h = clean64(g[i])
+        s = h * prev[i]
+        x = plus if s > zero else s
+        y = minus if s < zero else x
+        f = one if s == zero else y
+        w = z[i] * f
+        low = least if w < least else w
+        z[i] = most if low > most else low
+        prev[i] = zero if s < zero else h
+        up = one if prev[i] > zero else prev[i]
+        sign = negative if prev[i] < zero else up
+        p[i] = p[i] - sign * z[i]
+
+
 # ---- the same-traffic limit --------------------------------------------------------------------
 
 # Reads g, reads and writes p and every state array with one multiplication each: what a rule with this
@@ -245,6 +404,12 @@ RULES = {
     "adagrad": (capsule(<void*>adagrad[f32]), capsule(<void*>adagrad[f64])),
     "rmsprop": (capsule(<void*>rmsprop[f32]), capsule(<void*>rmsprop[f64])),
     "adam": (capsule(<void*>adam[f32]), capsule(<void*>adam[f64])),
+    "radam": (capsule(<void*>radam[f32]), capsule(<void*>radam[f64])),
+    "nadam": (capsule(<void*>nadam[f32]), capsule(<void*>nadam[f64])),
+    "adamax": (capsule(<void*>adamax[f32]), capsule(<void*>adamax[f64])),
+    "adadelta": (capsule(<void*>adadelta[f32]), capsule(<void*>adadelta[f64])),
+    "asgd": (capsule(<void*>asgd[f32]), capsule(<void*>asgd[f64])),
+    "rprop": (capsule(<void*>rprop[f32]), capsule(<void*>rprop[f64])),
     "traffic": (capsule(<void*>traffic[f32]), capsule(<void*>traffic[f64])),
 }
 

@@ -1,19 +1,31 @@
 """The optimizers: one small file per family."""
 
+from .adadelta import Adadelta
 from .adagrad import Adagrad
 from .adam import Adam, AdamW
+from .adamax import Adamax
+from .asgd import ASGD
 from .base import Optimizer
 from .hooks import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from .nadam import NAdam
+from .radam import RAdam
 from .rmsprop import RMSprop
+from .rprop import Rprop
 from .sgd import SGD
 
 __all__ = [
+    "ASGD",
     "SGD",
+    "Adadelta",
     "Adagrad",
     "Adam",
     "AdamW",
+    "Adamax",
+    "NAdam",
     "Optimizer",
+    "RAdam",
     "RMSprop",
+    "Rprop",
     "register_optimizer_step_post_hook",
     "register_optimizer_step_pre_hook",
 ]

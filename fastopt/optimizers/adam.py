@@ -71,10 +71,6 @@ class Adam(Optimizer):
         return slots
 
     @staticmethod
-    def coupled_decay(settings):
-        return 0.0 if settings["decoupled_weight_decay"] else settings["weight_decay"]
-
-    @staticmethod
     def coefficients(settings, step):
         lr, eps = settings["lr"], settings["eps"]
         b1, b2 = settings["betas"]

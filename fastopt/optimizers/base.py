@@ -15,10 +15,15 @@ from .settings import KEPT, Rate, Rates, at, is_schedule
 from .state import ParameterState, step_count
 from .tree import flatten, is_container, listed
 
-__all__ = ["Grads", "Optimizer", "Params", "Rate", "Rates"]
+__all__ = ["Grads", "Optimizer", "Params", "Rate", "Rates", "float32"]
 
 Params = Any  # see Optimizer: the forms are too many for a type to help
 Grads = Any
+
+
+def float32(x: float) -> float:
+    """Rounds to float32, where torch keeps a number in that."""
+    return float(np.float32(x))
 
 
 class Optimizer(Hooked):
@@ -35,6 +40,7 @@ class Optimizer(Hooked):
     rule: ClassVar[str]  # the compiled rule
     hyperparameters: ClassVar[dict]  # name -> check
     state_slots: ClassVar[tuple[str, ...]]  # names of the state arrays, in the order in which the rule has them
+    scalar_slots: ClassVar[tuple[str, ...]] = ()  # names of the numbers that each parameter has beside its arrays
     fixed: ClassVar[dict] = {}  # hyperparameters that are not arguments
     counts_steps: ClassVar[bool] = True  # False: torch keeps no step count for this method
 
@@ -46,14 +52,34 @@ class Optimizer(Hooked):
         raise NotImplementedError
 
     @staticmethod
+    def scalars(settings) -> tuple[float, ...]:
+        """The initial values of `scalar_slots`."""
+        return ()
+
+    @staticmethod
+    def advance(settings, step, scalars) -> tuple[float, ...]:
+        """The values of `scalar_slots` after this step."""
+        return ()
+
+    @staticmethod
     def coefficients(settings, step) -> tuple[float, ...]:
-        """The rule's scalars at this step (the first is 1), in double precision."""
+        """The rule's scalars at this step (the first is 1), in double precision.
+
+        A method with `scalar_slots` gets their values before the step as a third argument.
+        """
         raise NotImplementedError
+
+    @classmethod
+    def _with_scalars(cls, settings, step, scalars):
+        """The coefficients of a method with `scalar_slots`, and their values after the step."""
+        if step == 1:
+            scalars = cls.scalars(settings)
+        return cls.coefficients(settings, step, scalars), cls.advance(settings, step, scalars)
 
     @staticmethod
     def coupled_decay(settings) -> float:
         """The weight decay that is added to the gradient."""
-        return settings["weight_decay"]
+        return 0.0 if settings.get("decoupled_weight_decay") else settings.get("weight_decay", 0.0)
 
     @staticmethod
     def check_settings(settings):
@@ -73,7 +99,7 @@ class Optimizer(Hooked):
 
     def _setup(self):
         self.param_groups: list[dict[str, Any]] = []
-        self._plan = Plan(self.rule)
+        self._plan = Plan(self.rule, scalars=len(self.scalar_slots))
         self._forget_settings()
         self._arrays: list[dict[str, np.ndarray]] = []  # per parameter: slot -> state array
         self._plain = True  # a list of gradients is one for each parameter, in order
@@ -395,10 +421,13 @@ class Optimizer(Hooked):
         cohorts = plan.begin(grads)  # takes the plan, so that no other thread steps or changes it
         try:
             answers = []
-            for index, step in cohorts:
+            for index, step, scalars in cohorts:
                 known, settled = self._settled[index]
                 settings, prepare = settled if unchanged(self.param_groups[index], known) else self._settings(index)
-                answers.append((prepare, self.coefficients(settings, step)))
+                if self.scalar_slots:
+                    answers.append((prepare, *self._with_scalars(settings, step, scalars)))
+                else:
+                    answers.append((prepare, self.coefficients(settings, step), scalars))
             if self._restarted:  # options changed so that some parameters start their count anew
                 self._restarted = False
                 plan.release()
@@ -444,9 +473,10 @@ class Optimizer(Hooked):
         self._plan.check_idle()
         groups, states, count = match(self, state_dict)
         for position in range(len(self._plan)):
-            step, arrays = states.get(position, (0, {}))
+            step, scalars, arrays = states.get(position, (0, (0.0,) * len(self.scalar_slots), {}))
             self._plan.drop_state(position)
             self._plan.set_step(position, step)
+            self._plan.set_scalars(position, scalars)
             self._arrays[position] = arrays
         for index, group in enumerate(groups):
             self.param_groups[index].clear()
@@ -469,6 +499,7 @@ class Optimizer(Hooked):
             "plain": self._plain,
             "count": self._count,
             "num_threads": self._num_threads,
+            "scalars": [self._plan.get_scalars(position) for position in range(len(self._plan))],
             "bound": list(self._plan.bound_gradients) if self._plan.has_bound else None,
         }
 
@@ -487,6 +518,7 @@ class Optimizer(Hooked):
                 self._arrays[position][name] = full_like(array, 0)
                 self._arrays[position][name][...] = array
             self._plan.set_step(position, step)
+            self._plan.set_scalars(position, saved["scalars"][position])
         self._plain = saved["plain"]
         self._count = saved["count"]
         self._num_threads = saved["num_threads"]

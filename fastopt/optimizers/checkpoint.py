@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels.arrays import full_like
+from .checks import number
 from .settings import TORCH_ONLY, at, is_schedule, plain
 from .state import same_shape, step_count
 
@@ -29,14 +30,17 @@ def pack(optimizer) -> dict[str, Any]:
                        for name, value in optimizer.slots(settings).items()}
         if optimizer.counts_steps and (step or optimizer.eager_state):
             # torch's type, while that can count: a float32 stops at 2**24
-            entries = {"step": np.array(step, np.float32 if step < 2**24 else np.float64), **entries}
+            entries = {"step": np.array(step, np.float32 if step < 2**24 else np.float64),
+                       **{name: np.array(value, np.float32)
+                          for name, value in zip(optimizer.scalar_slots, plan.get_scalars(position), strict=True)},
+                       **entries}
         if entries and (step or optimizer.eager_state):
             state[position] = entries
     return {"state": state, "param_groups": groups, "step_count": count}
 
 
 def match(optimizer, saved: Mapping[str, Any]):
-    """Fits a checkpoint to an optimizer: returns new groups, {position: (step, arrays)} and the step count.
+    """Fits a checkpoint to an optimizer: returns new groups, {position: (step, scalars, arrays)} and the step count.
 
     Raises ValueError or TypeError, naming what does not fit.
     """
@@ -57,7 +61,7 @@ def match(optimizer, saved: Mapping[str, Any]):
         states[order[key]] = match_state(optimizer, order[key], entries)
     for group in groups:
         optimizer._check_group(group)
-    most = max((step for step, _ in states.values()), default=0)
+    most = max((step for step, _, _ in states.values()), default=0)
     return groups, states, step_count(saved.get("step_count", most))
 
 
@@ -84,18 +88,21 @@ def match_group(optimizer, their, our):
 
 
 def match_state(optimizer, position, entries):
-    """Checks the state of one parameter: returns its step count and copies of its arrays."""
+    """Checks the state of one parameter: returns its step count, its scalars and copies of its arrays."""
     param, label = optimizer._plan.params[position], optimizer._plan.label(position)
     if optimizer.counts_steps and "step" not in entries:
         raise ValueError(f"state of {label} lacks 'step'")
     arrays = {}
     for name, value in entries.items():
-        if name == "step" or value is None:  # torch writes None for a buffer it has not made yet
+        if name in ("step", *optimizer.scalar_slots) or value is None:  # torch writes None for a buffer it has not made yet
             continue
         if name not in optimizer.state_slots:
             raise ValueError(f"state of {label} has {name!r}; {type(optimizer).__name__} has {optimizer.state_slots}")
         arrays[name] = full_like(param, 0)
         arrays[name][...] = same_shape(value, param, name, label)
-    if "step" in entries:
-        return step_count(entries["step"]), arrays
-    return int(bool(arrays)), arrays  # a method without a count: only its first step, which makes the buffer, differs
+    missing = [name for name in optimizer.scalar_slots if name not in entries]
+    if missing:
+        raise ValueError(f"state of {label} lacks {missing[0]!r}")
+    scalars = tuple(number(f"state {name!r} of {label}", entries[name]) for name in optimizer.scalar_slots)
+    # a method without a count: only its first step, which makes the buffer, differs
+    return step_count(entries.get("step", bool(arrays))), scalars, arrays

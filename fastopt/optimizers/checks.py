@@ -37,13 +37,17 @@ def closed_fraction(name, value):
     return x
 
 
-def fractions(name, value):
-    """A pair of numbers in [0, 1): the betas."""
+def pair(name, value, check=number):
     try:
         first, second = value
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a pair of numbers, got {value!r}") from None
-    return fraction(f"{name}[0]", first), fraction(f"{name}[1]", second)
+    return check(f"{name}[0]", first), check(f"{name}[1]", second)
+
+
+def fractions(name, value):
+    """A pair of numbers in [0, 1): the betas."""
+    return pair(name, value, fraction)
 
 
 def flag(name, value):
@@ -61,3 +65,19 @@ def one_of(*choices):
         return value
 
     return check
+
+
+def shrink_and_grow(name, value):
+    """A pair of factors below and above 1."""
+    shrink, grow = pair(name, value)
+    if not 0 < shrink < 1 < grow:
+        raise ValueError(f"{name} must be a number between 0 and 1 and one above 1, got {value!r}")
+    return shrink, grow
+
+
+def ordered(name, value):
+    """A pair of bounds, the lower first."""
+    least, most = pair(name, value)
+    if not 0 <= least <= most:
+        raise ValueError(f"{name} must be two numbers of at least 0, the smaller first, got {value!r}")
+    return least, most

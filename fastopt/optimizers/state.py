@@ -21,15 +21,24 @@ class ParameterState(MutableMapping):
     def _has_step(self):
         return self._optimizer.counts_steps and self._optimizer._plan.get_step(self._position) > 0
 
+    def _scalars(self):
+        values = self._optimizer._plan.get_scalars(self._position)
+        return dict(zip(self._optimizer.scalar_slots, values, strict=True))
+
     def __getitem__(self, key):
         if key == "step" and self._has_step():
             return self._optimizer._plan.get_step(self._position)
+        if key in self._optimizer.scalar_slots:
+            return self._scalars()[key]
         return self._arrays[key]
 
     def __setitem__(self, key, value):
         self._optimizer._plan.check_idle()
         if key == "step" and self._optimizer.counts_steps:
             self._optimizer._plan.set_step(self._position, step_count(value))
+        elif key in self._optimizer.scalar_slots:
+            scalars = self._scalars() | {key: float(value)}
+            self._optimizer._plan.set_scalars(self._position, tuple(scalars.values()))
         elif key in self._arrays:
             label = self._optimizer._plan.label(self._position)
             self._arrays[key][...] = same_shape(value, self._arrays[key], key, label)
@@ -40,10 +49,10 @@ class ParameterState(MutableMapping):
         raise TypeError("a single entry of a state cannot be deleted; see Optimizer.reset_state()")
 
     def __iter__(self):
-        return itertools.chain(("step",) if self._has_step() else (), self._arrays)
+        return itertools.chain(("step",) if self._has_step() else (), self._optimizer.scalar_slots, self._arrays)
 
     def __len__(self):
-        return self._has_step() + len(self._arrays)
+        return self._has_step() + len(self._optimizer.scalar_slots) + len(self._arrays)
 
     def __repr__(self):
         return repr(dict(self))
