@@ -4,7 +4,7 @@
 """
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from . import functional, optimizers, reference
 
@@ -16,7 +16,8 @@ class Method:
     Attributes:
         optimizer: the class.
         source: where the method comes from.
-        lr: a learning rate at which it solves the standard problems of the tests.
+        lr: a learning rate at which it minimises the quadratic of the tests.
+        rosenbrock: options with which it minimises Rosenbrock's function there, beside that rate.
         variants: sets of options; every test of a property runs over all of them.
         torch_fused: whether torch.optim has a fused CPU kernel for it.
     """
@@ -26,6 +27,7 @@ class Method:
     lr: float
     variants: tuple[dict, ...]
     torch_fused: bool = False
+    rosenbrock: dict = field(default_factory=dict)
 
     @property
     def name(self):
@@ -76,6 +78,7 @@ METHODS = (
             {"momentum": 0.9, "momentum_mode": "classic", "nesterov": True},
         ),
         torch_fused=True,
+        rosenbrock={"lr": 0.0025, "momentum": 0.9},
     ),
     Method(
         optimizers.Adagrad,
@@ -157,8 +160,9 @@ METHODS = (
     Method(
         optimizers.Adadelta,
         source="Zeiler 2012",
-        lr=10.0,
+        lr=1.0,
         variants=({}, {"rho": 0.5, "weight_decay": 0.1, "maximize": True, "eps": 1e-3}),
+        rosenbrock={"lr": 0.1},
     ),
     Method(
         optimizers.ASGD,
@@ -169,6 +173,7 @@ METHODS = (
             {"lambd": 0.1, "alpha": 0.5, "weight_decay": 0.1, "maximize": True},
             {"t0": 3.0},
         ),
+        rosenbrock={"lr": 0.005},
     ),
     Method(
         optimizers.Rprop,

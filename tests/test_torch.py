@@ -43,6 +43,8 @@ def test_agrees_with_torch(method, options, dtype, path):
     pytest.importorskip("torch")
     if path == "fused" and not method.torch_fused:
         pytest.skip("torch has no fused kernel")
+    if path == "foreach" and method.name == "ASGD":
+        pytest.skip("torch's foreach ASGD is 1e-6 off its loop")
     if path == "fused" and options.get("momentum"):
         pytest.skip("torch's fused SGD raises where a first gradient comes late")
     how = {"loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}[path]
@@ -66,7 +68,9 @@ def test_checkpoints_go_both_ways(method, options, path):
     if path == "fused" and not method.torch_fused:
         pytest.skip("torch has no fused kernel")
     how = {"loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}[path]
-    params, grads = inputs(20, skip=False)
+    # torch casts numbers like mu_product to the dtype of the parameter when it loads, which changes its trajectory
+    dtype = "float32" if method.optimizer.scalar_slots else "float64"
+    params, grads = inputs(20, dtype, skip=False)
     ours, theirs = copies(params), [torch.tensor(param, requires_grad=True) for param in params]
     mine = method.optimizer(**torch_cases.arguments(ours, options))
     their = getattr(torch.optim, method.name)(**torch_cases.arguments(theirs, options), **how)
@@ -89,7 +93,7 @@ def test_checkpoints_go_both_ways(method, options, path):
     for row in grads[7:]:
         step(row)
     for param, tensor in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(param, tensor.detach().numpy(), rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(param, tensor.detach().numpy(), **TOLERANCE[dtype])
 
 
 @every_method
