@@ -165,7 +165,7 @@ def __getattr__(name: str) -> Callable[..., None]:
 DOORS = {
     name.lower(): door(method)
     for name, method in vars(optimizers).items()
-    if isinstance(method, type) and issubclass(method, Optimizer) and method is not Optimizer
+    if isinstance(method, type) and issubclass(method, Optimizer) and getattr(method, "rule", None)
 }
 globals().update(DOORS)
 __all__ = list(DOORS)

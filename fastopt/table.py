@@ -17,6 +17,7 @@ class Method:
         optimizer: the class.
         source: where the method comes from.
         lr: a learning rate at which it minimises the quadratic of the tests.
+        state_note, traffic_note: what the README's table says where a number of bytes for each element does not.
         rosenbrock: options with which it minimises Rosenbrock's function there, beside that rate.
         variants: sets of options; every test of a property runs over all of them.
         torch_fused: whether torch.optim has a fused CPU kernel for it.
@@ -28,10 +29,17 @@ class Method:
     variants: tuple[dict, ...]
     torch_fused: bool = False
     rosenbrock: dict = field(default_factory=dict)
+    state_note: str = ""
+    traffic_note: str = ""
 
     @property
     def name(self):
         return self.optimizer.__name__
+
+    @property
+    def elementwise(self):
+        """Whether a compiled rule steps it, element by element."""
+        return self.optimizer.rule is not None
 
     @property
     def reference(self):
@@ -196,7 +204,8 @@ def markdown():
         traffic = sorted({method.traffic(**variant) for variant in method.variants})
         lines.append(
             f"| `{method.name}` | {options} | {method.source} | "
-            f"{' or '.join(map(str, states))} | {' or '.join(map(str, traffic))} |"
+            f"{method.state_note or ' or '.join(map(str, states))} | "
+            f"{method.traffic_note or ' or '.join(map(str, traffic))} |"
         )
     return "\n".join(lines)
 

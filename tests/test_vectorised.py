@@ -6,7 +6,7 @@ import shutil
 import subprocess
 
 import pytest
-from common import METHODS
+from common import ELEMENTWISE
 
 from fastopt.kernels import cpu
 
@@ -19,6 +19,12 @@ INSTRUCTIONS = {
     "adagrad": ("mulp", "divp", "sqrtp"),
     "rmsprop": ("mulp", "divp", "sqrtp"),
     "adam": ("mulp", "divp", "sqrtp"),
+    "radam": ("mulp", "divp", "sqrtp"),
+    "nadam": ("mulp", "divp", "sqrtp"),
+    "adamax": ("mulp", "divp"),
+    "adadelta": ("mulp", "divp", "sqrtp"),
+    "asgd": ("mulp", "subp"),
+    "rprop": ("mulp", "subp"),
 }
 
 
@@ -48,7 +54,7 @@ def function(text, rule, fused):
 
 
 @pytest.mark.skipif(not cpu.IS_X86, reason="x86-64 only")
-@pytest.mark.parametrize("rule", sorted({method.optimizer.rule for method in METHODS}))
+@pytest.mark.parametrize("rule", sorted({method.optimizer.rule for method in ELEMENTWISE}))
 @pytest.mark.parametrize("fused", [0, 1], ids=["float32", "float64"])
 @pytest.mark.parametrize("level", REGISTERS)
 def test_a_rule_is_vector_code(level, rule, fused, disassembly):

@@ -53,7 +53,7 @@ class Row:
 def rows():
     """The rows of the benchmark: each method of the table with its defaults, then its `VARIANTS`."""
     return [
-        Row(method, options) for method in table.METHODS for options in ({}, *VARIANTS.get(method.name, ()))
+        Row(method, options) for method in table.METHODS if method.elementwise for options in ({}, *VARIANTS.get(method.name, ()))
     ]
 
 

@@ -1,5 +1,7 @@
 """Foreign memory as NumPy arrays without a copy, and state memory."""
 
+import math
+
 import numpy as np
 
 CPU = 1  # kDLCPU
@@ -31,14 +33,20 @@ def as_array(given, label, *, scalar=False):
         ) from error
 
 
-def full_like(param, value):
-    """A new C-contiguous array like `param`, on a cache line of its own, filled with `value`.
+def aligned(shape, dtype, value=0.0):
+    """A new C-contiguous array, on a cache line of its own, filled with `value`.
 
     It is a view, so that `ndarray.resize` cannot take the memory away under a plan.
     """
-    raw = np.zeros(param.nbytes + 64, np.uint8)
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.zeros(size + 64, np.uint8)
     start = -raw.ctypes.data % 64
-    array = raw[start : start + param.nbytes].view(param.dtype).reshape(param.shape)
+    array = raw[start : start + size].view(dtype).reshape(shape)
     if value:
         array.fill(value)
     return array
+
+
+def full_like(param, value):
+    """A new state array for `param`: of its shape and dtype, filled with `value`."""
+    return aligned(param.shape, param.dtype, value)

@@ -158,6 +158,8 @@ cdef tuple numbers(const double *scalar, Py_ssize_t count):
 cdef class Plan:
     """Pointer tables of the parameters, gradients and states that one rule steps.
 
+    Without a rule (None) it checks, keeps and counts; `taken()` has the gradients and `finish()` ends the step.
+
     The arrays are held for as long as the plan lives. A method that raises leaves the plan as it was.
 
     One step is `cohorts = begin(gradients)`, which takes the plan, then `run(coefficients)` or `release()`, which
@@ -179,26 +181,28 @@ cdef class Plan:
     cdef list states               # per item: a list of arrays or None
     cdef readonly list bound_gradients
     cdef list converted            # keeps this step's converted gradients alive
+    cdef list given                # what begin() was given
     cdef readonly str rule
     cdef readonly str level
     cdef Py_ssize_t scalars        # numbers that each parameter has beside its state arrays
 
-    def __cinit__(self, str rule not None, level=None, Py_ssize_t scalars=0):
+    def __cinit__(self, str rule, level=None, Py_ssize_t scalars=0):
         if scalars > SCALARS:
             raise ValueError(f"a parameter has at most {SCALARS} scalars, got {scalars}")
         self.scalars = scalars
         self.level = level or simd.level()
         table = simd.table(self.level)
-        if rule not in table.RULES:
+        if rule is not None and rule not in table.RULES:
             raise ValueError(f"rule must be one of {sorted(table.RULES)}, got {rule!r}")
         self.rule = rule
         self.params = []
         self.names = []
         self.states = []
         self.bound_gradients = []
-        f32, f64 = table.RULES[rule]
-        self.walk.rule[0] = <rule_t>PyCapsule_GetPointer(f32, "fastopt.rule")
-        self.walk.rule[1] = <rule_t>PyCapsule_GetPointer(f64, "fastopt.rule")
+        if rule is not None:
+            f32, f64 = table.RULES[rule]
+            self.walk.rule[0] = <rule_t>PyCapsule_GetPointer(f32, "fastopt.rule")
+            self.walk.rule[1] = <rule_t>PyCapsule_GetPointer(f64, "fastopt.rule")
         for (p, g), address in table.PREPARE.items():
             self.walk.prepare[p == 8][g == 8] = <prepare_t>PyCapsule_GetPointer(address, "fastopt.rule")
 
@@ -449,7 +453,7 @@ cdef class Plan:
     def release(self):
         """Gives the plan back after begin(), without a step."""
         self.busy = False
-        self.converted = None
+        self.converted = self.given = None
 
     def begin(self, list gradients):
         """Checks what a step will touch and takes the plan. Raises RuntimeError if another step has it.
@@ -465,6 +469,7 @@ cdef class Plan:
             if len(gradients) != self.walk.count:
                 self.wrong_count(gradients)
             self.walk.gradients = self.fresh
+            self.given = gradients
         elif self.has_bound:
             self.walk.gradients = self.bound
         else:
@@ -530,7 +535,7 @@ cdef class Plan:
         """
         cdef Py_ssize_t i, k, parts
         cdef Cohort *cohort
-        if not self.busy or len(coefficients) != self.cohort_count:
+        if not self.busy or self.rule is None or len(coefficients) != self.cohort_count:
             raise RuntimeError("run() answers the cohorts of begin()")
         for k in range(self.cohort_count):
             prepare, rule, after = coefficients[k]
@@ -553,6 +558,19 @@ cdef class Plan:
         else:
             with nogil:
                 walk(&self.walk, 0, 1)
+        self.finish()
+
+    def taken(self):
+        """The gradients of this step as (position, array) pairs; parameters without one are left out."""
+        cdef Py_ssize_t i
+        given = self.bound_gradients if self.walk.gradients == self.bound else self.given
+        return [(i, as_array(given[i], "a gradient", scalar=True)) for i in range(self.walk.count)
+                if self.walk.gradients[i].width != 0]
+
+    def finish(self):
+        """Counts the step and gives the plan back."""
+        cdef Py_ssize_t i
+        cdef Cohort *cohort
         for i in range(self.walk.count):
             self.walk.items[i].step += self.walk.gradients[i].width != 0
         if self.scalars:
@@ -561,7 +579,7 @@ cdef class Plan:
                     cohort = &self.walk.cohorts[self.walk.items[i].cohort]
                     memcpy(self.walk.items[i].scalar, cohort.after, sizeof(cohort.after))
         self.busy = False
-        self.converted = None
+        self.converted = self.given = None
 
 
 # ---- checks of arrays --------------------------------------------------------------------------

@@ -37,7 +37,7 @@ class Optimizer(Hooked):
 
     # ---- what a method says of itself
 
-    rule: ClassVar[str]  # the compiled rule
+    rule: ClassVar[str | None]  # the compiled rule; None: see WholeOptimizer
     hyperparameters: ClassVar[dict]  # name -> check
     state_slots: ClassVar[tuple[str, ...]]  # names of the state arrays, in the order in which the rule has them
     scalar_slots: ClassVar[tuple[str, ...]] = ()  # names of the numbers that each parameter has beside its arrays
@@ -80,6 +80,14 @@ class Optimizer(Hooked):
     def coupled_decay(settings) -> float:
         """The weight decay that is added to the gradient."""
         return 0.0 if settings.get("decoupled_weight_decay") else settings.get("weight_decay", 0.0)
+
+    @classmethod
+    def state_shape(cls, slot: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of a state array of a parameter of this shape."""
+        return shape
+
+    def check_parameter(self, param: np.ndarray, label: str) -> None:
+        """Raises ValueError if this method cannot step this parameter."""
 
     @staticmethod
     def check_settings(settings):
@@ -151,6 +159,7 @@ class Optimizer(Hooked):
             label = called(position, name)
             array = as_array(leaf, label)
             check_parameter(array, label)
+            self.check_parameter(array, label)
             params.append(array)
         group = {"params": params}
         if names[0] is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.arrays import full_like
+from ..kernels.arrays import aligned, full_like
 from .checks import number
 from .settings import TORCH_ONLY, at, is_schedule, plain
 from .state import same_shape, step_count
@@ -94,12 +94,12 @@ def match_state(optimizer, position, entries):
         raise ValueError(f"state of {label} lacks 'step'")
     arrays = {}
     for name, value in entries.items():
-        if name in ("step", *optimizer.scalar_slots) or value is None:  # torch writes None for a buffer it has not made yet
+        if name in ("step", *optimizer.scalar_slots) or value is None:  # torch has None for a buffer not made yet
             continue
         if name not in optimizer.state_slots:
             raise ValueError(f"state of {label} has {name!r}; {type(optimizer).__name__} has {optimizer.state_slots}")
-        arrays[name] = full_like(param, 0)
-        arrays[name][...] = same_shape(value, param, name, label)
+        arrays[name] = aligned(optimizer.state_shape(name, param.shape), param.dtype)
+        arrays[name][...] = same_shape(value, arrays[name], name, label)
     missing = [name for name in optimizer.scalar_slots if name not in entries]
     if missing:
         raise ValueError(f"state of {label} lacks {missing[0]!r}")

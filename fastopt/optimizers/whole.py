@@ -1,0 +1,67 @@
+"""Methods that need a whole parameter at once: matrix products, row and column means."""
+
+import signal
+import threading
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from .base import Optimizer
+
+
+@contextmanager
+def uninterrupted():
+    """Holds Ctrl-C back until the end of the block, so that a step is whole or not begun."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
+        yield
+        return
+    pending: list[Any] = []
+    before = signal.signal(signal.SIGINT, lambda *caught: pending.append(caught))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pending and callable(before):
+        before(*pending[0])
+
+
+class WholeOptimizer(Optimizer):
+    """An optimizer without a compiled rule: `update` steps one parameter in NumPy.
+
+    Structures, checks, groups, schedules, hooks and checkpoints are those of every optimizer.
+    """
+
+    rule = None
+
+    def new_state(self, param: np.ndarray, settings) -> dict[str, np.ndarray]:
+        """The state arrays of a parameter before its first step."""
+        raise NotImplementedError
+
+    def update(self, param: np.ndarray, grad: np.ndarray, state: dict[str, np.ndarray], settings, step: int) -> None:
+        """Steps one parameter in place. `grad` must not be written to; its dtype may differ from the parameter's."""
+        raise NotImplementedError
+
+    @staticmethod
+    def slots(settings):
+        return {}
+
+    def _advance(self, grads):
+        plan = self._plan
+        plan.begin(grads)
+        try:
+            settings = [self._settings(index)[0] for index in range(len(self.param_groups))]
+            taken = plan.taken()
+            new = {position: self.new_state(plan.params[position], settings[plan.group(position)])
+                   for position, _ in taken if not self._arrays[position]}
+            with uninterrupted():
+                for position, state in new.items():
+                    self._arrays[position] = state
+                for position, grad in taken:
+                    self.update(plan.params[position], grad, self._arrays[position],
+                                settings[plan.group(position)], plan.get_step(position) + 1)
+                plan.finish()
+                self._count += 1
+        except BaseException:
+            plan.release()
+            raise
