@@ -15,6 +15,7 @@ from itertools import count
 import numpy as np
 
 from .. import table
+from ..functional import plural
 from ..kernels.arrays import full_like
 from ..kernels.plan import Plan
 from . import numpy_in_place
@@ -53,7 +54,8 @@ class Row:
 def rows():
     """The rows of the benchmark: each method of the table with its defaults, then its `VARIANTS`."""
     return [
-        Row(method, options) for method in table.METHODS if method.elementwise for options in ({}, *VARIANTS.get(method.name, ()))
+        Row(method, options) for method in table.METHODS if method.elementwise
+        for options in ({}, *VARIANTS.get(method.name, ()))
     ]
 
 
@@ -116,6 +118,10 @@ class Workspace:
         state = self.optimizer.state
         return [tuple(state[i][name] for name in self.slots) for i in range(self.case.arrays)]
 
+    def numbers(self, i):
+        """What parameter `i` has beside its state arrays."""
+        return {name: self.optimizer.state[i][name] for name in self.row.method.optimizer.scalar_slots}
+
 
 # ---- fastopt -----------------------------------------------------------------------------------
 
@@ -132,7 +138,9 @@ def fastopt_functional(work):
     if work.case.arrays > 1:
         return None
     function, param, numbers = work.row.method.functional, work.params[0], count(2)
-    keywords = {f"{slot}s": array for slot, array in zip(work.slots, work.states[0], strict=True)}
+    options = work.row.method.options
+    keywords = {plural(slot, options): array for slot, array in zip(work.slots, work.states[0], strict=True)}
+    keywords |= {plural(slot, options): np.array(value) for slot, value in work.numbers(0).items()}
     keywords |= work.row.options | {"num_threads": work.threads}
 
     def step(grad):
@@ -178,7 +186,7 @@ def in_place_blocks(work):
 
 def expressions(work):
     function, options, numbers = work.row.method.reference, work.row.options, count(2)
-    states = [dict(zip(work.slots, arrays, strict=True)) for arrays in work.states]
+    states = [dict(zip(work.slots, arrays, strict=True)) | work.numbers(i) for i, arrays in enumerate(work.states)]
 
     def step(_):
         number = next(numbers)
