@@ -9,6 +9,12 @@
 #   adagrad  eta, eps, eps_in                 s += g^2;  p -= eta g / (sqrt(s + eps_in) + eps)
 #   rmsprop  alpha, 1-alpha, eta, eps, eps_in, mu
 #   adam     b1, 1-b1, b2, 1-b2, eta/(1-b1^t), 1/sqrt(1-b2^t), eps, eps_in, eta*lambda
+#   radam    b1, 1-b1, b2, 1-b2, a, eps, eta*lambda, 1 if adaptive
+#   nadam    b1, 1-b1, b2, 1-b2, x, y, 1/sqrt(1-b2^t), eps, eta*lambda
+#   adamax   b1, 1-b1, b2, eta/(1-b1^t), eps
+#   adadelta rho, 1-rho, eps, eta
+#   asgd     1-lambd*eta, eta, mu, 1 if averaging
+#   rprop    minus, plus, least, most, 0, 1, -1
 # State arrays come in the order of the method's slots; NULL where the options need none (see kernels/rules.pxi).
 # Arrays must not overlap. Nothing is checked and subnormals are not flushed: that is the caller's.
 

@@ -18,7 +18,7 @@ import itertools
 import math
 import statistics
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -41,13 +41,6 @@ __all__ = [
 ]
 
 CLASSES = 10
-# Where a method's own defaults do not suit these digits. A method without an entry runs with its defaults.
-OPTIONS = {
-    "SGD": {"lr": 0.05, "momentum": 0.9},
-    "RMSprop": {"lr": 2e-3},
-    "Adam": {"lr": 2e-3},
-    "AdamW": {"lr": 2e-3},
-}
 
 
 class Stop(Exception):
@@ -191,6 +184,10 @@ class Settings:
         """Steps of a run over so many images."""
         return self.epochs * math.ceil(images / self.batch)
 
+    def suited(self, method, images):
+        """The same for a method that wants all images in every step, where it is one."""
+        return replace(self, batch=images) if method.full_batch else self
+
 
 @dataclass
 class History:
@@ -243,7 +240,7 @@ class Shadow:
 
 def options_of(method, lr=None):
     """The arguments that the demo gives to an optimizer."""
-    options = dict(OPTIONS.get(method.name, {}))
+    options = dict(method.digits)
     if lr is not None:
         options["lr"] = lr
     elif method.options["lr"] is inspect.Parameter.empty:
@@ -288,6 +285,7 @@ def train(method, data, settings, after_step=lambda: None, after_epoch=lambda hi
     Raises:
         Stop: the loss is no longer finite.
     """
+    settings = settings.suited(method, len(data.train_images))
     sizes = (data.train_images.shape[1], *settings.hidden, CLASSES)
     params = init_model(sizes, settings.seed, settings.dtype)
     shadow = Shadow(method, params)
@@ -515,7 +513,8 @@ def progress(total):
 
 
 def run_one(method, settings, data, output):
-    with progress(settings.steps(len(data.train_images))) as bar:
+    images = len(data.train_images)
+    with progress(settings.suited(method, images).steps(images)) as bar:
         bar.set_description(method.name)
         history = train(method, data, settings, bar.update,
                         lambda history: bar.write(epoch_line(history, settings)))
@@ -533,7 +532,8 @@ def run_one(method, settings, data, output):
 def run_race(methods, settings, data, output):
     methods = list({method.name: method for method in methods}.values())
     histories = []
-    with progress(len(methods) * settings.steps(len(data.train_images))) as bar:
+    images = len(data.train_images)
+    with progress(sum(settings.suited(method, images).steps(images) for method in methods)) as bar:
         bar.write("optimizer          lr  accuracy  test loss     fastopt       NumPy  ratio  sha256")
         for method in methods:
             bar.set_description(method.name)

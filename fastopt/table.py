@@ -17,6 +17,8 @@ class Method:
         optimizer: the class.
         source: where the method comes from.
         lr: a learning rate at which it minimises the quadratic of the tests.
+        digits: options with which it trains the model of `fastopt demo`; without any, its defaults do.
+        full_batch: whether it wants the same data at every step.
         state_note, traffic_note: what the README's table says where a number of bytes for each element does not.
         rosenbrock: options with which it minimises Rosenbrock's function there, beside that rate.
         variants: sets of options; every test of a property runs over all of them.
@@ -29,6 +31,8 @@ class Method:
     variants: tuple[dict, ...]
     torch_fused: bool = False
     rosenbrock: dict = field(default_factory=dict)
+    digits: dict = field(default_factory=dict)
+    full_batch: bool = False
     state_note: str = ""
     traffic_note: str = ""
 
@@ -87,6 +91,7 @@ METHODS = (
         ),
         torch_fused=True,
         rosenbrock={"lr": 0.0025, "momentum": 0.9},
+        digits={"lr": 0.05, "momentum": 0.9},
     ),
     Method(
         optimizers.Adagrad,
@@ -111,6 +116,7 @@ METHODS = (
             {"centered": True, "momentum": 0.5, "weight_decay": 0.1, "maximize": True},
             {"alpha": 0.9, "eps": 1e-3, "eps_mode": "inside"},
         ),
+        digits={"lr": 2e-3},
     ),
     Method(
         optimizers.Adam,
@@ -126,6 +132,7 @@ METHODS = (
             {"eps_mode": "inside", "eps": 1e-3},
         ),
         torch_fused=True,
+        digits={"lr": 2e-3},
     ),
     Method(
         optimizers.AdamW,
@@ -138,6 +145,7 @@ METHODS = (
             {"eps_mode": "hat", "eps": 1e-3},
         ),
         torch_fused=True,
+        digits={"lr": 2e-3},
     ),
     Method(
         optimizers.RAdam,
@@ -148,6 +156,7 @@ METHODS = (
             {"weight_decay": 0.1, "maximize": True},
             {"decoupled_weight_decay": True, "weight_decay": 0.1, "betas": (0.8, 0.99), "eps": 1e-3},
         ),
+        digits={"lr": 5e-3},
     ),
     Method(
         optimizers.NAdam,
@@ -164,6 +173,7 @@ METHODS = (
         source="Kingma, Ba 2015",
         lr=0.05,
         variants=({}, {"weight_decay": 0.1, "maximize": True, "betas": (0.5, 0.9), "eps": 1e-3}),
+        digits={"lr": 5e-3},
     ),
     Method(
         optimizers.Adadelta,
@@ -182,12 +192,15 @@ METHODS = (
             {"t0": 3.0},
         ),
         rosenbrock={"lr": 0.005},
+        digits={"lr": 0.2},
     ),
     Method(
         optimizers.Rprop,
         source="Riedmiller, Braun 1993",
         lr=0.01,
         variants=({}, {"etas": (0.3, 1.5), "step_sizes": (1e-3, 0.05), "maximize": True}),
+        digits={"lr": 3e-3, "step_sizes": (1e-6, 3e-3)},
+        full_batch=True,
     ),
 )
 

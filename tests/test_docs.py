@@ -11,8 +11,8 @@ import pytest
 import fastopt
 from fastopt import table
 
-MODULES = ["config", "functional", "kernels.threads", "lr_scheduler", "optimizers.adagrad", "optimizers.adam",
-           "optimizers.base", "optimizers.hooks", "optimizers.rmsprop", "optimizers.sgd", "reference", "schedules"]
+MODULES = ["config", "functional", "kernels.threads", "lr_scheduler", "optimizers.adadelta", "optimizers.adagrad",
+           "optimizers.adam", "optimizers.adamax", "optimizers.asgd", "optimizers.base", "optimizers.hooks", "optimizers.nadam", "optimizers.radam", "optimizers.rmsprop", "optimizers.rprop", "optimizers.sgd", "reference", "schedules"]
 README = Path(__file__).parents[1] / "README.md"
 
 
