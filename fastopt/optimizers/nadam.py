@@ -35,7 +35,7 @@ class NAdam(Optimizer):
     >>> opt = fastopt.NAdam([w], lr=0.1)
     >>> opt.step([np.array([1.0, -3.0])])
     >>> w.round(4)
-    array([0.8839, 2.1161])
+    array([0.8944, 2.1056])
 
     Source: Dozat 2016, "Incorporating Nesterov momentum into Adam". Departs from torch as `Adam` does. The product
     P is kept in float32, as in torch, so that checkpoints and trajectories agree.
