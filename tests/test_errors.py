@@ -28,9 +28,9 @@ BAD_PARAMS = {
     "empty mapping": ({}, ValueError, "params is empty"),
     "empty group": ([{"params": []}], ValueError, "params of a group is empty"),
     "set": ({1.0, 2.0}, TypeError, "a set has none"),
-    "integers": ([np.zeros(2, int)], TypeError, "parameter 0 must be float32 or float64, got int64"),
-    "float16": ({"w": np.zeros(2, "float16")}, TypeError, "parameter 'w' must be float32 or float64, got float16"),
-    "complex": ([np.zeros(2, complex)], TypeError, "parameter 0 must be float32 or float64, got complex128"),
+    "integers": ([np.zeros(2, int)], TypeError, "parameter 0 must be float32, float64, complex64 or complex128, got"),
+    "float16": ({"w": np.zeros(2, "float16")}, TypeError, "parameter 'w' must be float32, .*, got float16"),
+    "long double": ([np.zeros(2, "longdouble")], TypeError, "parameter 0 must be float32, float64, complex64 or"),
     "not contiguous": ([np.zeros((4, 4))[:, 1]], ValueError, "parameter 0 must be C-contiguous"),
     "transposed": ([np.zeros((4, 3)).T], ValueError, "parameter 0 must be C-contiguous"),
     "read-only": ([readonly(np.zeros(3))], ValueError, "parameter 0 is read-only"),
@@ -142,6 +142,7 @@ def bad_gradients(grads):
     yield "dimensions", [*grads[:-1], np.zeros(24)], ValueError, "gradient of parameter 4 must have shape"
     yield "integers", [*grads[:-1], np.zeros((2, 3, 4), int)], TypeError, \
         "gradient of parameter 4 must be float32 or float64, got int64"
+    yield "complex", [*grads[:-1], np.zeros((2, 3, 4), complex)], TypeError, "must be float32 or float64, got complex"
     yield "float16", [*grads[:-1], np.zeros((2, 3, 4), "float16")], TypeError, "must be float32 or float64"
     yield "not contiguous", [np.zeros((3, 5)).T, *grads[1:]], ValueError, \
         "gradient of parameter 0 must be C-contiguous.*numpy.ascontiguousarray"

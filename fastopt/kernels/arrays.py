@@ -16,7 +16,7 @@ def as_array(given, label, *, scalar=False):
     """
     if isinstance(given, np.ndarray):
         return given
-    if scalar and isinstance(given, (float, np.floating)):
+    if scalar and isinstance(given, (float, complex, np.inexact)):
         return np.asarray(given)
     try:
         if hasattr(given, "__dlpack__") and not isinstance(given, np.generic):
@@ -48,5 +48,5 @@ def aligned(shape, dtype, value=0.0):
 
 
 def full_like(param, value):
-    """A new state array for `param`: of its shape and dtype, filled with `value`."""
-    return aligned(param.shape, param.dtype, value)
+    """A new state array for `param`: of its shape and dtype, filled with `value` (in both parts, if complex)."""
+    return aligned(param.shape, param.dtype, complex(value, value) if param.dtype.kind == "c" else value)

@@ -250,7 +250,7 @@ cdef class Plan:
         return called(i, self.names[i])
 
     def extend(self, params, names, int group):
-        """Adds the parameters of a group: writable C-contiguous float32 or float64 arrays."""
+        """Adds the parameters of a group: writable C-contiguous arrays of a dtype that can be stepped."""
         cdef Py_ssize_t first = self.walk.count, i
         self.check_idle()
         params = list(params)
@@ -275,9 +275,11 @@ cdef class Plan:
         self.measure()
 
     cdef point(self, Py_ssize_t i, cnp.ndarray param):
+        """A complex number is a pair of reals, as in torch."""
+        cdef int parts = 2 if cnp.PyArray_ISCOMPLEX(param) else 1
         self.walk.items[i].param = cnp.PyArray_BYTES(param)
-        self.walk.items[i].size = cnp.PyArray_SIZE(param)
-        self.walk.items[i].width = cnp.PyArray_ITEMSIZE(param)
+        self.walk.items[i].size = parts * cnp.PyArray_SIZE(param)
+        self.walk.items[i].width = <int>(cnp.PyArray_ITEMSIZE(param) // parts)
 
     cdef measure(self):
         cdef Py_ssize_t i
@@ -390,10 +392,14 @@ cdef class Plan:
             self.converted.append(given)
         gradient = <cnp.ndarray>given
         kind = cnp.PyArray_TYPE(gradient)
-        if kind != cnp.NPY_FLOAT32 and kind != cnp.NPY_FLOAT64:
-            raise TypeError(
-                f"gradient of {self.label(i)} must be float32 or float64, got {gradient.dtype}"
-            )
+        if kind == cnp.NPY_FLOAT32 or kind == cnp.NPY_COMPLEX64:
+            out.width = 4
+        elif kind == cnp.NPY_FLOAT64 or kind == cnp.NPY_COMPLEX128:
+            out.width = 8
+        else:
+            self.wrong_dtype(i, gradient)
+        if cnp.PyArray_ISCOMPLEX(gradient) != cnp.PyArray_ISCOMPLEX(param):
+            self.wrong_dtype(i, gradient)
         if cnp.PyArray_NDIM(gradient) != cnp.PyArray_NDIM(param):
             self.wrong_shape(i, gradient)
         for k in range(cnp.PyArray_NDIM(param)):
@@ -405,11 +411,14 @@ cdef class Plan:
                 f"pass numpy.ascontiguousarray(gradient)"
             )
         data = cnp.PyArray_BYTES(gradient)
-        out.width = 4 if kind == cnp.NPY_FLOAT32 else 8
         if data < item.param + item.size * item.width and item.param < data + item.size * out.width:
             raise ValueError(f"gradient of {self.label(i)} shares memory with its parameter")
         out.data = data
         return 0
+
+    cdef wrong_dtype(self, Py_ssize_t i, cnp.ndarray gradient):
+        kinds = "complex64 or complex128" if self.params[i].dtype.kind == "c" else "float32 or float64"
+        raise TypeError(f"gradient of {self.label(i)} must be {kinds}, got {(<object>gradient).dtype}")
 
     cdef wrong_shape(self, Py_ssize_t i, cnp.ndarray gradient):
         raise ValueError(
@@ -485,7 +494,7 @@ cdef class Plan:
             if self.walk.gradients[i].width == 0:
                 continue
             if (cnp.PyArray_BYTES(param) != item.param or not cnp.PyArray_ISCARRAY(param)
-                    or cnp.PyArray_SIZE(param) != item.size):
+                    or cnp.PyArray_NBYTES(param) != item.size * item.width):
                 self.changed_parameter(i, param)
             self.elements += item.size
             # cohorts are few and items come group by group: the last one nearly always fits
@@ -590,11 +599,11 @@ def called(i, name):
 
 
 def check_parameter(param, str label not None):
-    """Raises unless `param` is a writable C-contiguous float32 or float64 array."""
+    """Raises unless `param` is a writable C-contiguous array of a dtype that can be stepped."""
     if not isinstance(param, cnp.ndarray):
         raise TypeError(f"{label} must be an array, got {type(param).__name__}")
-    if param.dtype.char not in "fd":
-        raise TypeError(f"{label} must be float32 or float64, got {param.dtype}")
+    if param.dtype.char not in "fdFD":
+        raise TypeError(f"{label} must be float32, float64, complex64 or complex128, got {param.dtype}")
     if not param.flags.writeable:
         raise ValueError(f"{label} is read-only")
     if not cnp.PyArray_ISCARRAY(<cnp.ndarray>param):

@@ -29,7 +29,8 @@ def float32(x: float) -> float:
 class Optimizer(Hooked):
     """What every optimizer has; a method adds its hyperparameters, slots and coefficients.
 
-    A parameter is a writable C-contiguous float32 or float64 array; it is updated in place. `params` is one
+    A parameter is a writable C-contiguous float32 or float64 array; it is updated in place. A complex64 or
+    complex128 one is stepped as pairs of reals, as in torch; its gradients and state are complex. `params` is one
     array, an iterable of arrays, of (name, array) pairs or of group dicts (`{"params": ..., "lr": ...}`), or a
     mapping of names to arrays. Mappings and sequences may be nested; names are then dotted paths. Anything that
     exports such memory (DLPack on the CPU, the buffer protocol, `__array_interface__`) serves as an array.

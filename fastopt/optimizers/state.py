@@ -70,6 +70,7 @@ def same_shape(value, like, name, label):
     array = np.asarray(value.detach() if hasattr(value, "detach") else value)
     if array.shape != like.shape:
         raise ValueError(f"state {name!r} of {label} must have shape {like.shape}, got {array.shape}")
-    if array.dtype.kind != "f":
-        raise TypeError(f"state {name!r} of {label} must be floating point, got {array.dtype}")
+    if array.dtype.kind != like.dtype.kind:
+        kind = "complex" if like.dtype.kind == "c" else "floating point"
+        raise TypeError(f"state {name!r} of {label} must be {kind}, got {array.dtype}")
     return array

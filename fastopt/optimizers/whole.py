@@ -42,6 +42,10 @@ class WholeOptimizer(Optimizer):
         """Steps one parameter in place. `grad` must not be written to; its dtype may differ from the parameter's."""
         raise NotImplementedError
 
+    def check_parameter(self, param, label):
+        if param.dtype.kind == "c":
+            raise TypeError(f"{label} must be float32 or float64 for {type(self).__name__}, got {param.dtype}")
+
     @staticmethod
     def slots(settings):
         return {}
