@@ -24,9 +24,8 @@ from time import perf_counter
 
 import numpy as np
 
-from . import lr_scheduler
+from . import lr_scheduler, table
 from ._version import __version__
-from .table import METHODS
 
 __all__ = [
     "History",
@@ -41,6 +40,7 @@ __all__ = [
 ]
 
 CLASSES = 10
+METHODS = tuple(method for method in table.METHODS if method.elementwise)
 
 
 class Stop(Exception):

@@ -42,8 +42,8 @@ class Method:
 
     @property
     def elementwise(self):
-        """Whether a compiled rule steps it, element by element."""
-        return self.optimizer.rule is not None
+        """Whether a compiled rule steps it from dense gradients, element by element."""
+        return self.optimizer.rule is not None and self.optimizer.sparse != "only"
 
     @property
     def reference(self):
@@ -201,6 +201,13 @@ METHODS = (
         variants=({}, {"etas": (0.3, 1.5), "step_sizes": (1e-3, 0.05), "maximize": True}),
         digits={"lr": 3e-3, "step_sizes": (1e-6, 3e-3)},
         full_batch=True,
+    ),
+    Method(
+        optimizers.SparseAdam,
+        source="Kingma, Ba 2015, on touched rows",
+        lr=0.05,
+        variants=({}, {"betas": (0.8, 0.99), "eps": 1e-3, "maximize": True}),
+        traffic_note="28 for touched rows",
     ),
 )
 

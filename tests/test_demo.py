@@ -14,8 +14,8 @@ import fastopt
 from fastopt import demo
 from fastopt.cli import main
 from fastopt.kernels import simd
-from fastopt.table import METHODS
 
+METHODS = demo.METHODS
 NAMES = [method.name for method in METHODS]
 SHORT = demo.Settings(epochs=2, hidden=(32, 16))
 PNG = b"\x89PNG\r\n\x1a\n"

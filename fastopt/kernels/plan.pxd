@@ -15,6 +15,7 @@ cdef struct Item:            # one parameter
     char *state[STATES]      # NULL: its group does not have this slot
     Py_ssize_t size          # elements
     Py_ssize_t start         # work before this item, see Walk.work
+    Py_ssize_t rows          # length of the first dimension, at least 1
     int width                # bytes of an element: 4 or 8
     int group
     int cohort               # its coefficients in this step
@@ -25,6 +26,8 @@ cdef struct Item:            # one parameter
 cdef struct Gradient:
     char *data
     int width                # 0: none in this step
+    const long long *rows    # NULL: dense; else the rows that `data` has, each once
+    Py_ssize_t count         # of rows
 
 cdef struct Scalars:         # coefficients in the two dtypes, rounded once
     float f32[COEFFICIENTS]

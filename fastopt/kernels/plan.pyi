@@ -6,6 +6,8 @@ import numpy as np
 class Plan:
     rule: str | None
     level: str
+    sparse: str
+    on_sparse: Callable[[int, Any], Any] | None
     params: list[np.ndarray]
     names: list[str | None]
     bound_gradients: list[np.ndarray | None]

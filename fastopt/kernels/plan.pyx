@@ -11,6 +11,7 @@ from libc.string cimport memcpy, memset
 
 from . import simd, threads
 from .arrays import as_array
+from .sparse import SparseRows
 
 cnp.import_array()
 
@@ -44,14 +45,24 @@ cdef extern from *:
       static fastopt_mode fastopt_flush_on(void) { return 0; }
       static void fastopt_flush_restore(fastopt_mode mode) { (void)mode; }
     #endif
+    /* asks for the cache lines of a row that will soon be written */
+    static void fastopt_prefetch(const char *row, Py_ssize_t bytes) {
+    #if defined(__GNUC__) || defined(__clang__)
+      Py_ssize_t at;
+      if (row) for (at = 0; at < bytes; at += 64) __builtin_prefetch(row + at, 1, 3);
+    #endif
+    }
     """
     ctypedef unsigned long long fastopt_mode
+    void fastopt_prefetch(const char *row, Py_ssize_t bytes) noexcept nogil
     fastopt_mode fastopt_flush_on() noexcept nogil
     void fastopt_flush_restore(fastopt_mode mode) noexcept nogil
 
 cdef enum:
     BLOCK = 2048          # elements: the block's rows and the scratch stay in a 48 KB L1
     ITEM_WORK = 32        # what an item costs beside its elements, in elements
+    AHEAD = 8             # rows: a touched row is asked for while so many others are stepped; misses cost the most
+    AHEAD_BYTES = 1024    # of a row, at most: its rest the hardware fetches
     HOLD_GIL = 8192       # a step of fewer elements ends sooner than a GIL hand-over pays
 
 
@@ -65,6 +76,40 @@ cdef inline Py_ssize_t cut(const Item *item, Py_ssize_t work) noexcept nogil:
     if into >= item.size:
         return item.size
     return into - into % BLOCK
+
+
+cdef void walk_rows(const Item *item, const Gradient *gradient, rule_t rule, const void *c, prepare_t prepare,
+                    const void *prepare_c, Py_ssize_t lo, Py_ssize_t hi, void *scratch) noexcept nogil:
+    """Steps the rows of a sparse gradient that fall to the elements lo to hi, were the rows spread evenly."""
+    cdef Py_ssize_t length, k, j, last, n, at, into
+    cdef char *h
+    if gradient.count == 0 or item.size == 0:
+        return
+    length = item.size // item.rows
+    last = gradient.count * hi // item.size
+    for k in range(gradient.count * lo // item.size, last):
+        if k + AHEAD < last:
+            at = <Py_ssize_t>gradient.rows[k + AHEAD] * length * item.width
+            n = length * item.width if length * item.width < AHEAD_BYTES else AHEAD_BYTES
+            fastopt_prefetch(item.param + at, n)
+            for j in range(STATES):
+                if item.state[j] != NULL:
+                    fastopt_prefetch(item.state[j] + at, n)
+        into = 0
+        while into < length:
+            n = length - into if length - into < BLOCK else BLOCK
+            at = (<Py_ssize_t>gradient.rows[k] * length + into) * item.width
+            h = gradient.data + (k * length + into) * gradient.width
+            if prepare != NULL:
+                prepare(scratch, h, item.param + at, n, prepare_c)
+                h = <char*>scratch
+            rule(item.param + at, h,
+                 item.state[0] + at if item.state[0] != NULL else NULL,
+                 item.state[1] + at if item.state[1] != NULL else NULL,
+                 item.state[2] + at if item.state[2] != NULL else NULL,
+                 item.state[3] + at if item.state[3] != NULL else NULL,
+                 n, c)
+            into += n
 
 
 cdef void walk(const Walk *w, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
@@ -113,6 +158,9 @@ cdef void walk(const Walk *w, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
         if cohort.prepared or gradient.width != item.width:
             prepare = w.prepare[item.width == 8][gradient.width == 8]
             prepare_c = <const void*>cohort.prepare.f64 if item.width == 8 else <const void*>cohort.prepare.f32
+        if gradient.rows != NULL:
+            walk_rows(item, gradient, rule, c, prepare, prepare_c, lo, hi, scratch)
+            continue
         while lo < hi:
             n = hi - lo if hi - lo < BLOCK else BLOCK
             at = lo * item.width
@@ -184,12 +232,15 @@ cdef class Plan:
     cdef list given                # what begin() was given
     cdef readonly str rule
     cdef readonly str level
+    cdef public str sparse         # "no", "too" or "only": the gradients accepted
+    cdef public object on_sparse   # called with a position and SparseRows, returns those to step with; or None
     cdef Py_ssize_t scalars        # numbers that each parameter has beside its state arrays
 
     def __cinit__(self, str rule, level=None, Py_ssize_t scalars=0):
         if scalars > SCALARS:
             raise ValueError(f"a parameter has at most {SCALARS} scalars, got {scalars}")
         self.scalars = scalars
+        self.sparse = "no"
         self.level = level or simd.level()
         table = simd.table(self.level)
         if rule is not None and rule not in table.RULES:
@@ -280,6 +331,7 @@ cdef class Plan:
         self.walk.items[i].param = cnp.PyArray_BYTES(param)
         self.walk.items[i].size = parts * cnp.PyArray_SIZE(param)
         self.walk.items[i].width = <int>(cnp.PyArray_ITEMSIZE(param) // parts)
+        self.walk.items[i].rows = max(1, cnp.PyArray_DIMS(param)[0]) if cnp.PyArray_NDIM(param) else 1
 
     cdef measure(self):
         cdef Py_ssize_t i
@@ -386,10 +438,15 @@ cdef class Plan:
             out.width = 0
             return 0
         if not cnp.PyArray_Check(given):
+            if isinstance(given, SparseRows) or hasattr(given, "tocoo"):
+                return self.take_rows(item, i, given, out)
             given = as_array(given, f"gradient of {self.label(i)}", scalar=True)
             if self.converted is None:
                 self.converted = []
             self.converted.append(given)
+        out.rows = NULL
+        if self.sparse == "only":
+            self.wrong_sparsity(i, "dense")
         gradient = <cnp.ndarray>given
         kind = cnp.PyArray_TYPE(gradient)
         if kind == cnp.NPY_FLOAT32 or kind == cnp.NPY_COMPLEX64:
@@ -416,13 +473,47 @@ cdef class Plan:
         out.data = data
         return 0
 
+    cdef int take_rows(self, Item *item, Py_ssize_t i, object given, Gradient *out) except -1:
+        """Checks a sparse gradient and writes its pointers."""
+        cdef cnp.ndarray values, rows
+        if self.sparse == "no":
+            self.wrong_sparsity(i, "sparse")
+        if not isinstance(given, SparseRows):
+            given = SparseRows.of(given)
+        param = self.params[i]
+        if given.shape != param.shape:
+            self.wrong_shape(i, given)
+        if given.values.dtype.kind != param.dtype.kind:
+            self.wrong_dtype(i, given.values)
+        if self.on_sparse is not None:
+            given = self.on_sparse(i, given)
+        values, rows = given.values, given.indices
+        if self.converted is None:
+            self.converted = []
+        self.converted.append(given)
+        out.data = cnp.PyArray_BYTES(values)
+        out.width = <int>(cnp.PyArray_ITEMSIZE(values) // (2 if cnp.PyArray_ISCOMPLEX(values) else 1))
+        out.rows = <const long long*>cnp.PyArray_BYTES(rows)
+        out.count = cnp.PyArray_SIZE(rows)
+        if (out.data < item.param + item.size * item.width
+                and item.param < out.data + cnp.PyArray_NBYTES(values)):
+            raise ValueError(f"gradient of {self.label(i)} shares memory with its parameter")
+        return 0
+
+    cdef wrong_sparsity(self, Py_ssize_t i, str kind):
+        raise TypeError(
+            f"gradient of {self.label(i)} is {kind}: "
+            + ("this method takes sparse gradients only" if kind == "dense"
+               else "this method takes dense gradients only; SGD, Adagrad and SparseAdam accept sparse ones")
+        )
+
     cdef wrong_dtype(self, Py_ssize_t i, cnp.ndarray gradient):
         kinds = "complex64 or complex128" if self.params[i].dtype.kind == "c" else "float32 or float64"
         raise TypeError(f"gradient of {self.label(i)} must be {kinds}, got {(<object>gradient).dtype}")
 
-    cdef wrong_shape(self, Py_ssize_t i, cnp.ndarray gradient):
+    cdef wrong_shape(self, Py_ssize_t i, gradient):
         raise ValueError(
-            f"gradient of {self.label(i)} must have shape {self.params[i].shape}, got {(<object>gradient).shape}"
+            f"gradient of {self.label(i)} must have shape {self.params[i].shape}, got {gradient.shape}"
         )
 
     cdef wrong_count(self, list gradients):
@@ -496,7 +587,8 @@ cdef class Plan:
             if (cnp.PyArray_BYTES(param) != item.param or not cnp.PyArray_ISCARRAY(param)
                     or cnp.PyArray_NBYTES(param) != item.size * item.width):
                 self.changed_parameter(i, param)
-            self.elements += item.size
+            self.elements += (item.size if self.walk.gradients[i].rows == NULL
+                              else item.size // item.rows * self.walk.gradients[i].count)
             # cohorts are few and items come group by group: the last one nearly always fits
             k = self.cohort_count - 1
             while k >= 0 and not belongs(item, &self.walk.cohorts[k]):

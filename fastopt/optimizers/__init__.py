@@ -1,5 +1,6 @@
 """The optimizers: one small file per family."""
 
+from ..kernels.sparse import SparseRows
 from .adadelta import Adadelta
 from .adagrad import Adagrad
 from .adam import Adam, AdamW
@@ -12,6 +13,7 @@ from .radam import RAdam
 from .rmsprop import RMSprop
 from .rprop import Rprop
 from .sgd import SGD
+from .sparse_adam import SparseAdam
 
 __all__ = [
     "ASGD",
@@ -26,6 +28,8 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "Rprop",
+    "SparseAdam",
+    "SparseRows",
     "register_optimizer_step_post_hook",
     "register_optimizer_step_pre_hook",
 ]

@@ -40,6 +40,7 @@ class Adagrad(Optimizer):
     rule = "adagrad"
     state_slots = ("sum",)
     eager_state = True
+    sparse = "too"
     hyperparameters = {
         "lr": nonnegative,
         "lr_decay": nonnegative,

@@ -42,9 +42,11 @@ class Optimizer(Hooked):
     hyperparameters: ClassVar[dict]  # name -> check
     state_slots: ClassVar[tuple[str, ...]]  # names of the state arrays, in the order in which the rule has them
     scalar_slots: ClassVar[tuple[str, ...]] = ()  # names of the numbers that each parameter has beside its arrays
+    sparse: ClassVar[str] = "no"  # "too": accepts sparse gradients; "only": no dense ones
     fixed: ClassVar[dict] = {}  # hyperparameters that are not arguments
     counts_steps: ClassVar[bool] = True  # False: torch keeps no step count for this method
 
+    integer_step: ClassVar[bool] = False  # True: a checkpoint of torch has the step count as an int
     eager_state: ClassVar[bool] = False  # True: a checkpoint of torch has the state before the first gradient
 
     @staticmethod
@@ -109,6 +111,9 @@ class Optimizer(Hooked):
     def _setup(self):
         self.param_groups: list[dict[str, Any]] = []
         self._plan = Plan(self.rule, scalars=len(self.scalar_slots))
+        self._plan.sparse = self.sparse
+        if self.sparse != "no":
+            self._plan.on_sparse = self._sparse_rows
         self._forget_settings()
         self._arrays: list[dict[str, np.ndarray]] = []  # per parameter: slot -> state array
         self._plain = True  # a list of gradients is one for each parameter, in order
@@ -177,7 +182,7 @@ class Optimizer(Hooked):
     # ---- hyperparameters
 
     def _forget_settings(self):
-        """Lets every group be read anew at the next step."""
+        """Lets every group be read anew at the next step; called when groups or state were replaced."""
         groups = range(len(self.param_groups))
         self._lists = [group["params"] for group in self.param_groups]  # to notice a replacement
         # per group: its values (None: read them at every step), and what _settings made of them
@@ -262,6 +267,7 @@ class Optimizer(Hooked):
         for position in range(len(self._plan)):
             self._plan.drop_state(position)
             self._arrays[position] = {}
+        self._forget_settings()
         self._count = 0
 
     @property
@@ -291,6 +297,13 @@ class Optimizer(Hooked):
         self._num_threads = None if n is None else threads.check(n, "num_threads")
 
     # ---- gradients
+
+    def _sparse_rows(self, position, gradient):
+        """Checks a sparse gradient against the options, and returns the one to step with."""
+        index = self._plan.group(position)
+        if at(self.param_groups[index].get("weight_decay", 0.0), self._count):
+            raise ValueError(f"group {index} has weight_decay, which is not possible with sparse gradients")
+        return gradient
 
     def _arrange(self, grads):
         """Brings gradients of any accepted structure into a list with one entry for each parameter."""

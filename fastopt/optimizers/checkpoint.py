@@ -16,10 +16,10 @@ from .state import same_shape, step_count
 
 def pack(optimizer) -> dict[str, Any]:
     """What `Optimizer.state_dict` returns, before its hooks."""
-    plan, count = optimizer._plan, optimizer.step_count
+    plan, made = optimizer._plan, optimizer.step_count
     groups, state = [], {}
     for index, group in enumerate(optimizer.param_groups):
-        packed = {name: at(value, count) if name in optimizer.hyperparameters else value
+        packed = {name: at(value, made) if name in optimizer.hyperparameters else value
                   for name, value in group.items() if name != "params"}
         groups.append({**packed, "params": list(optimizer._positions(index))})
     for position in range(len(plan)):
@@ -30,13 +30,14 @@ def pack(optimizer) -> dict[str, Any]:
                        for name, value in optimizer.slots(settings).items()}
         if optimizer.counts_steps and (step or optimizer.eager_state):
             # torch's type, while that can count: a float32 stops at 2**24
-            entries = {"step": np.array(step, np.float32 if step < 2**24 else np.float64),
+            count = step if optimizer.integer_step else np.array(step, np.float32 if step < 2**24 else np.float64)
+            entries = {"step": count,
                        **{name: np.array(value, np.float32)
                           for name, value in zip(optimizer.scalar_slots, plan.get_scalars(position), strict=True)},
                        **entries}
         if entries and (step or optimizer.eager_state):
             state[position] = entries
-    return {"state": state, "param_groups": groups, "step_count": count}
+    return {"state": state, "param_groups": groups, "step_count": made}
 
 
 def match(optimizer, saved: Mapping[str, Any]):

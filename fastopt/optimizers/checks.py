@@ -23,6 +23,13 @@ def nonnegative(name, value):
     return x
 
 
+def positive(name, value):
+    x = number(name, value)
+    if x <= 0:
+        raise ValueError(f"{name} must be above 0, got {value!r}")
+    return x
+
+
 def fraction(name, value):
     x = number(name, value)
     if not 0 <= x < 1:

@@ -1,7 +1,10 @@
 """Stochastic gradient descent."""
 
+import numpy as np
+
 from .base import Optimizer, Params, Rate
 from .checks import flag, nonnegative, number, one_of
+from .settings import at
 
 
 class SGD(Optimizer):
@@ -40,6 +43,7 @@ class SGD(Optimizer):
     rule = "sgd"
     state_slots = ("momentum_buffer",)
     counts_steps = False
+    sparse = "too"
     hyperparameters = {
         "lr": nonnegative,
         "momentum": nonnegative,
@@ -55,6 +59,24 @@ class SGD(Optimizer):
                  momentum_mode: str = "torch") -> None:
         super().__init__(params, dict(lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay,
                                       nesterov=nesterov, maximize=maximize, momentum_mode=momentum_mode))
+
+    def _sparse_rows(self, position, gradient):
+        """With momentum a row moves on after it was touched: the rows are all that have a buffer, as in torch."""
+        gradient = super()._sparse_rows(position, gradient)
+        if not at(self.param_groups[self._plan.group(position)]["momentum"], self._count):
+            return gradient
+        steps = self._plan.get_step(position)
+        known, touched = self._touched.get(position, (None, ()))
+        if known != steps:  # the last step was a dense one, or the state was loaded
+            buffer = self._arrays[position].get("momentum_buffer")
+            touched = () if buffer is None else np.flatnonzero(buffer.reshape(len(buffer), -1).any(axis=1))
+        touched = np.union1d(touched, gradient.indices).astype(np.int64, copy=False)
+        self._touched[position] = steps + 1, touched
+        return gradient.over(touched)
+
+    def _forget_settings(self):
+        super()._forget_settings()
+        self._touched = {}  # position -> after how many steps, and the rows with a momentum buffer then
 
     @staticmethod
     def check_settings(settings):

@@ -67,6 +67,8 @@ def step_count(value):
 
 def same_shape(value, like, name, label):
     """State given from outside, as an array that fits `like`."""
+    if getattr(value, "is_sparse", False):
+        value = value.to_dense()
     array = np.asarray(value.detach() if hasattr(value, "detach") else value)
     if array.shape != like.shape:
         raise ValueError(f"state {name!r} of {label} must have shape {like.shape}, got {array.shape}")

@@ -30,7 +30,7 @@ def flatten(tree):
 
 
 def exports_memory(node):
-    if any(hasattr(node, name) for name in ("__array_interface__", "__array__", "__dlpack__")):
+    if any(hasattr(node, name) for name in ("__array_interface__", "__array__", "__dlpack__", "tocoo")):
         return True
     try:
         memoryview(node).release()

@@ -1,0 +1,3 @@
+from typing import Any
+
+def add_rows(sums: Any, values: Any, order: Any, place: Any) -> None: ...
