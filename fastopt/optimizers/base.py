@@ -1,6 +1,7 @@
 """Optimizer: parameter groups, gradients, the step and state of every method."""
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -157,7 +158,7 @@ class Optimizer(Hooked):
         known = self._plan.names
         if len({name is None for name in itertools.chain(names, known)}) > 1:
             raise ValueError("either all parameters have names or none has")
-        twice = [name for name in names if name is not None and (name in known or names.count(name) > 1)]
+        twice = [name for name, count in Counter(itertools.chain(known, names)).items() if name and count > 1]
         if twice:
             raise ValueError(f"the parameter name {twice[0]!r} is used more than once")
         params = []
