@@ -177,3 +177,20 @@ def rprop(param, grad, state, step, *, lr=1e-2, etas=(0.5, 1.2), step_sizes=(1e-
     g = np.where(sign < 0, 0.0, g)
     param -= np.sign(g) * z
     previous[...] = g
+
+
+def muon(param, grad, state, step, *, lr=1e-3, weight_decay=0.1, momentum=0.95, nesterov=True,
+         ns_coefficients=(3.4445, -4.775, 2.0315), eps=1e-7, ns_steps=5, adjust_lr_fn=None):
+    g = grad.astype(param.dtype)
+    b = slot(state, "momentum_buffer", param)
+    b[...] = momentum * b + (1 - momentum) * g
+    x = (1 - momentum) * g + momentum * b if nesterov else b
+    x = x / max(np.linalg.norm(x), eps)
+    rows, columns = param.shape
+    x = x if rows <= columns else x.T
+    for _ in range(ns_steps):
+        gram = x @ x.T
+        x = ns_coefficients[0] * x + (ns_coefficients[1] * gram + ns_coefficients[2] * gram @ gram) @ x
+    x = x if rows <= columns else x.T
+    ratio = 0.2 * max(rows, columns) ** 0.5 if adjust_lr_fn == "match_rms_adamw" else max(1, rows / columns) ** 0.5
+    param -= lr * (weight_decay * param + ratio * x)

@@ -218,7 +218,7 @@ class Optimizer(Hooked):
             if not is_schedule(value) and not hasattr(value, "__dlpack__"):
                 stays[name] = settings[name]
         self.check_settings(settings)
-        result = settings, (-1.0 if settings["maximize"] else 1.0, self.coupled_decay(settings))
+        result = settings, (-1.0 if settings.get("maximize") else 1.0, self.coupled_decay(settings))
         self._settled[index] = (list(group.values()) if len(stays) == len(settings) else None), result
         self._lasting[index] = dict(group), stays
         rows = tuple(self.slots(settings))

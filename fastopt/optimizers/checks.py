@@ -88,3 +88,28 @@ def ordered(name, value):
     if not 0 <= least <= most:
         raise ValueError(f"{name} must be two numbers of at least 0, the smaller first, got {value!r}")
     return least, most
+
+
+def whole_number(least, most):
+    def check(name, value):
+        if isinstance(value, bool) or not hasattr(type(value), "__index__"):
+            raise TypeError(f"{name} must be an integer, got {value!r}")
+        if not least <= value.__index__() <= most:
+            raise ValueError(f"{name} must be an integer from {least} to {most}, got {value!r}")
+        return value.__index__()
+
+    return check
+
+
+def numbers(count):
+    """A check of a sequence of so many numbers."""
+    def check(name, value):
+        try:
+            parts = tuple(value)
+        except TypeError:
+            parts = ()
+        if len(parts) != count or isinstance(value, str):
+            raise TypeError(f"{name} must be {count} numbers, got {value!r}")
+        return tuple(number(f"{name}[{i}]", part) for i, part in enumerate(parts))
+
+    return check

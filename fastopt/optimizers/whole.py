@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels.arrays import full_like
 from .base import Optimizer
 
 
@@ -34,9 +35,12 @@ class WholeOptimizer(Optimizer):
 
     rule = None
 
+    def prepare(self, param: np.ndarray) -> None:
+        """Allocates what `update` needs for this parameter beside its state, so that it cannot run out of memory."""
+
     def new_state(self, param: np.ndarray, settings) -> dict[str, np.ndarray]:
         """The state arrays of a parameter before its first step."""
-        raise NotImplementedError
+        return {name: full_like(param, value) for name, value in self.slots(settings).items()}
 
     def update(self, param: np.ndarray, grad: np.ndarray, state: dict[str, np.ndarray], settings, step: int) -> None:
         """Steps one parameter in place. `grad` must not be written to; its dtype may differ from the parameter's."""
@@ -50,7 +54,8 @@ class WholeOptimizer(Optimizer):
     def slots(settings):
         return {}
 
-    def _advance(self, grads):
+    def _advance(self, grads, first=None):
+        """See `Optimizer`. `first` is called when all is checked and nothing changed; it may still raise."""
         plan = self._plan
         plan.begin(grads)
         try:
@@ -58,7 +63,12 @@ class WholeOptimizer(Optimizer):
             taken = plan.taken()
             new = {position: self.new_state(plan.params[position], settings[plan.group(position)])
                    for position, _ in taken if not self._arrays[position]}
-            with uninterrupted():
+            for position, _ in taken:
+                self.prepare(plan.params[position])
+            # a warning that is an error, or np.seterr, must not end a step half way
+            with uninterrupted(), np.errstate(all="ignore"):
+                if first is not None:
+                    first()
                 for position, state in new.items():
                     self._arrays[position] = state
                 for position, grad in taken:

@@ -1,0 +1,253 @@
+"""Muon."""
+
+from math import log, prod, sqrt
+
+import numpy as np
+
+from ..kernels.arrays import aligned
+from .base import Params, Rate
+from .checks import flag, nonnegative, numbers, one_of, whole_number
+from .whole import WholeOptimizer
+
+CHUNK = 32_768  # elements: what the elementwise parts need of so many stays in the second level of cache
+
+
+class Muon(WholeOptimizer):
+    r"""Muon: momentum, orthogonalized, so that every direction of a matrix moves at the same rate.
+
+    With gradient g, an m × n matrix, and learning rate η::
+
+        B = μ B + (1-μ) g
+        U = (1-μ) g + μ B                  (without nesterov: U = B)
+        X = U / max(‖U‖, ε)                (Frobenius norm)
+        X = a X + b X Xᵀ X + c (X Xᵀ)² X   (k times: Newton–Schulz; singular values go to about 1)
+        θ = θ - η λ θ - η r X,   r = √max(1, m/n)
+
+    Args:
+        params: see `Optimizer`; matrices only. `MuonAdamW` takes all parameters of a model and steps the rest
+            with AdamW. Embeddings and the last layer are better there too.
+        lr: learning rate η, at least 0.
+        weight_decay: λ, at least 0; each step takes η λ θ away, whatever the gradient.
+        momentum: μ, at least 0.
+        nesterov: orthogonalizes the momentum of one more step.
+        ns_coefficients: (a, b, c) of the Newton–Schulz iteration.
+        eps: ε, at least 0.
+        ns_steps: k, a whole number from 1 to 99.
+        adjust_lr_fn: `"original"` or None: r as above. `"match_rms_adamw"`: r = 0.2 √max(m, n), which moves the
+            elements about as far as AdamW does, so that its learning rates and weight decays serve.
+
+    Raises:
+        TypeError, ValueError: an argument is not as said above, a parameter is no matrix; see also `Optimizer`.
+
+    >>> import numpy as np, fastopt
+    >>> w = np.zeros((2, 3))
+    >>> opt = fastopt.Muon([w], lr=0.1)
+    >>> opt.step([np.array([[3.0, 0.0, 0.0], [0.0, 0.0, -2.0]])])
+    >>> np.linalg.svd(w, compute_uv=False).round(3)
+    array([0.113, 0.072])
+
+    The products run in NumPy's BLAS and on its threads, which `num_threads` does not set. After the first, a step
+    allocates nothing; the optimizer keeps working memory for its largest matrix: two copies, and two squares of
+    the shorter side.
+
+    Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon; Liu et al. 2025, arXiv 2502.16982. Departs from
+    torch, which iterates in bfloat16: here the dtype of the parameter holds throughout. The weight decay is added
+    to the update before the one rounding of θ, so that it does not vanish in float32 when η λ is tiny.
+    """
+
+    state_slots = ("momentum_buffer",)
+    counts_steps = False
+    hyperparameters = {
+        "lr": nonnegative,
+        "weight_decay": nonnegative,
+        "momentum": nonnegative,
+        "nesterov": flag,
+        "ns_coefficients": numbers(3),
+        "eps": nonnegative,
+        "ns_steps": whole_number(1, 99),
+        "adjust_lr_fn": one_of(None, "original", "match_rms_adamw"),
+    }
+
+    def __init__(self, params: Params, lr: Rate = 1e-3, weight_decay: Rate = 0.1, momentum: Rate = 0.95,
+                 nesterov: bool = True, ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315),
+                 eps: Rate = 1e-7, ns_steps: int = 5, adjust_lr_fn: str | None = None) -> None:
+        super().__init__(params, dict(lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov,
+                                      ns_coefficients=ns_coefficients, eps=eps, ns_steps=ns_steps,
+                                      adjust_lr_fn=adjust_lr_fn))
+
+    def _setup(self):
+        super()._setup()
+        self._memory = aligned((0,), np.uint8)
+        self._workspaces: dict = {}
+
+    def check_parameter(self, param, label):
+        if param.ndim != 2:
+            raise ValueError(f"{label} must be a matrix, got shape {param.shape}; MuonAdamW steps other shapes too")
+
+    @staticmethod
+    def slots(settings):
+        return {"momentum_buffer": 0.0}
+
+    def prepare(self, param):
+        self._workspace(param.shape, param.dtype)
+
+    def _workspace(self, shape, dtype):
+        """The working memory for a parameter: all parameters use the same."""
+        found = self._workspaces.get((shape, dtype))
+        if found is None:
+            size = Workspace.size(shape, dtype)
+            if size > len(self._memory):
+                self._memory = aligned((size,), np.uint8)
+                self._workspaces.clear()
+            found = self._workspaces[shape, dtype] = Workspace(self._memory, shape, dtype)
+        return found
+
+    def update(self, param, grad, state, settings, step):
+        if param.size == 0:
+            return
+        lr, (a, b, c) = settings["lr"], settings["ns_coefficients"]
+        rows, columns = param.shape
+        original = settings["adjust_lr_fn"] != "match_rms_adamw"
+        ratio = sqrt(max(1.0, rows / columns)) if original else 0.2 * sqrt(max(rows, columns))
+        work = self._workspace(param.shape, param.dtype)
+        norm = momentum(work.flat, work.spare, grad.reshape(-1), state["momentum_buffer"].reshape(-1),
+                        settings["momentum"], settings["nesterov"])
+        scale = square_scale(a, b, c)
+        if norm:  # else X is zero, whatever ε
+            work.flat *= (scale or 1.0) / max(norm, settings["eps"])
+        update = work.orthogonalize(a, b, c, settings["ns_steps"], scale is not None)
+        descend(param.reshape(-1), update, work.spare, lr * settings["weight_decay"], lr * ratio / (scale or 1.0))
+
+
+def momentum(out, spare, grad, buffer, mu, nesterov):
+    """Updates the momentum, writes what is to be orthogonalized to `out` and returns its norm."""
+    squares = 0.0
+    for start in range(0, len(out), CHUNK):
+        part = slice(start, start + CHUNK)
+        u, b = out[part], buffer[part]
+        fresh = spare[:len(u)]
+        fresh[...] = grad[part]  # in the dtype of the parameter
+        fresh *= 1.0 - mu
+        b *= mu
+        b += fresh
+        if nesterov:
+            np.multiply(b, mu, out=u)
+            u += fresh
+        else:
+            u[...] = b
+        squares += float(np.dot(u, u))
+    return sqrt(squares)
+
+
+def descend(param, update, spare, decay, rate):
+    """θ -= decay θ + rate X. Overwrites X."""
+    for start in range(0, len(param), CHUNK):
+        p, x = param[start : start + CHUNK], update[start : start + CHUNK]
+        x *= rate
+        if decay:
+            x += np.multiply(p, decay, out=spare[:len(p)])
+        p -= x
+
+
+def square_scale(a, b, c):
+    """The scale of X at which `Workspace.polynomial` completes the square; None where that would cancel."""
+    return c**0.25 if c > 0 and b * b <= 64 * c * max(1.0, abs(a)) else None
+
+
+class Workspace:
+    """The working memory of a step of one shape, and the Newton–Schulz iteration in it.
+
+    X and its successors are `x` and `y` in turn, transposed where that makes them wide, so that X Xᵀ is the
+    smaller of the two squares. `squares` has that size.
+    """
+
+    @staticmethod
+    def parts(shape):
+        """Elements: two of X, four squares (two where X is not wide) and a chunk."""
+        short = min(shape)
+        return [prod(shape)] * 2 + [short * short] * (4 if is_wide(shape) else 2) + [short, CHUNK]
+
+    @classmethod
+    def size(cls, shape, dtype):
+        """Bytes, each part from a cache line of its own."""
+        return sum(rounded(count * dtype.itemsize) for count in cls.parts(shape))
+
+    def __init__(self, memory, shape, dtype):
+        arrays, start = [], 0
+        for count in self.parts(shape):
+            size = count * dtype.itemsize
+            arrays.append(memory[start : start + size].view(dtype))
+            start += rounded(size)
+        self.flat, self.other, *squares, self.kept, self.spare = arrays
+        x, y = self.flat.reshape(shape), self.other.reshape(shape)
+        self.x, self.y = (x, y) if shape[0] <= shape[1] else (x.T, y.T)
+        short = min(shape)
+        self.squares = [square.reshape(short, short) for square in squares]
+        self.epsilon, self.wide = float(np.finfo(dtype).eps), is_wide(shape)
+
+    def orthogonalize(self, a, b, c, steps, complete):
+        """Iterates from `flat`; returns the result, flat.
+
+        X' = P(X Xᵀ) X with P(A) = a I + b A + c A², so that X' X'ᵀ = P A P. Where X is wide, the iteration
+        therefore stays among the small squares and multiplies X by the product of its polynomials at the end. What
+        rounding adds to the smallest eigenvalues of A grows by a² with each step, and X Xᵀ is computed anew before
+        it matters.
+        """
+        x, y, flat, other = self.x, self.y, self.flat, self.other
+        run = 1
+        if self.wide:
+            run = steps if abs(a) <= 1 else 1 + int(log(0.01 / self.epsilon) / log(a * a))
+        while steps:
+            steps, now = steps - min(run, steps), min(run, steps)
+            np.matmul(x, x.T, out=self.squares[0])
+            np.matmul(self.product(a, b, c, now, complete), x, out=y)
+            x, y, flat, other = y, x, other, flat
+        return flat
+
+    def product(self, a, b, c, steps, complete):
+        """The product of the polynomials of `steps` steps from A = X Xᵀ, which is in the first square."""
+        gram, p, *free = self.squares
+        self.polynomial(gram, p, a, b, c, complete)
+        q = p
+        for _ in range(steps - 1):
+            t = free.pop()
+            np.matmul(p, gram, out=t)
+            np.matmul(t, p, out=gram)
+            self.polynomial(gram, t, a, b, c, complete)
+            if q is not p:
+                free.append(p)
+            s = free.pop()
+            np.matmul(t, q, out=s)
+            free.append(q)
+            p, q = t, s
+        return q
+
+    def polynomial(self, gram, out, a, b, c, complete):
+        """out = a I + b A + c A², for the symmetric A in `gram`; one product, which BLAS knows as symmetric (syrk).
+
+        With `complete`, `gram` is √c A instead, and c A² + b A = (√c A + b/(2√c) I)² - b²/(4c) I costs no pass.
+        """
+        step = len(gram) + 1
+        diagonal, result = gram.reshape(-1)[::step], out.reshape(-1)[::step]
+        if complete:
+            self.kept[:] = diagonal
+            diagonal += b / (2 * sqrt(c))
+            np.matmul(gram, gram.T, out=out)
+            diagonal[:] = self.kept
+            result += a - b * b / (4 * c)
+            return
+        np.matmul(gram, gram.T, out=out)
+        out *= c / b if b else c
+        if b:
+            out += gram
+            out *= b
+        result += a
+
+
+def is_wide(shape):
+    """Whether the iteration among squares takes less arithmetic."""
+    return max(shape) > 2 * min(shape)
+
+
+def rounded(size):
+    return -(-size // 64) * 64
