@@ -8,6 +8,7 @@ from .adamax import Adamax
 from .asgd import ASGD
 from .base import Optimizer
 from .hooks import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from .hybrid import MuonAdamW
 from .muon import Muon
 from .nadam import NAdam
 from .radam import RAdam
@@ -25,6 +26,7 @@ __all__ = [
     "AdamW",
     "Adamax",
     "Muon",
+    "MuonAdamW",
     "NAdam",
     "Optimizer",
     "RAdam",

@@ -324,6 +324,11 @@ class Optimizer(Hooked):
                 leaves += part
         else:
             leaves = flatten(grads)
+        return self._in_order(leaves)
+
+    def _in_order(self, leaves):
+        """Gradients as (name, array) pairs, in the order of the parameters."""
+        plan = self._plan
         names = [name for name, _ in leaves]
         if not any(names):
             return [leaf for _, leaf in leaves]
@@ -477,7 +482,7 @@ class Optimizer(Hooked):
         for hook in self._state_dict_pre.values():
             hook(self)
         self._plan.check_idle()
-        result = pack(self)
+        result = self._pack()
         for hook in self._state_dict_post.values():
             result = hook(self, result) or result
         return result
@@ -495,6 +500,14 @@ class Optimizer(Hooked):
         for hook in self._load_pre.values():
             state_dict = hook(self, state_dict) or state_dict
         self._plan.check_idle()
+        self._load(state_dict)
+        for hook in self._load_post.values():
+            hook(self)
+
+    def _pack(self):
+        return pack(self)
+
+    def _load(self, state_dict):
         groups, states, count = match(self, state_dict)
         for position in range(len(self._plan)):
             step, scalars, arrays = states.get(position, (0, (0.0,) * len(self.scalar_slots), {}))
@@ -507,8 +520,6 @@ class Optimizer(Hooked):
             self.param_groups[index].update(group)
         self._forget_settings()
         self._count = count
-        for hook in self._load_post.values():
-            hook(self)
 
     # ---- copies and printing
 
