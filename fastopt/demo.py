@@ -26,6 +26,7 @@ import numpy as np
 
 from . import lr_scheduler, table
 from ._version import __version__
+from .optimizers import MuonAdamW
 
 __all__ = [
     "History",
@@ -40,7 +41,8 @@ __all__ = [
 ]
 
 CLASSES = 10
-METHODS = tuple(method for method in table.METHODS if method.elementwise)
+METHODS = tuple(method for method in table.METHODS if method.optimizer.sparse != "only")
+ADAMW = next(method for method in METHODS if method.name == "AdamW")  # steps what Muon does not
 
 
 class Stop(Exception):
@@ -225,17 +227,27 @@ class Shadow:
     """The same rule in plain NumPy, stepping copies of the parameters."""
 
     def __init__(self, method, params):
-        self.rule, self.names = method.reference, tuple(method.options)
+        self.method = method
         self.params = [param.copy() for param in params.values()]
+        self.methods = [ADAMW if method.matrices_only and param.ndim != 2 else method for param in self.params]
         self.states = [{} for _ in self.params]
         self.count = 0
 
-    def step(self, grads, group):
-        """Steps with the hyperparameters of a parameter group."""
+    def step(self, grads, groups):
+        """Steps with the hyperparameters of the parameter groups: one for each method."""
         self.count += 1
-        options = {name: group[name] for name in self.names}
-        for param, grad, state in zip(self.params, grads.values(), self.states, strict=True):
-            self.rule(param, grad, state, self.count, **options)
+        both = dict.fromkeys((self.method, *self.methods))
+        options = {method: {name: group[name] for name in method.options}
+                   for method, group in zip(both, groups, strict=True)}
+        for method, param, grad, state in zip(self.methods, self.params, grads.values(), self.states, strict=True):
+            method.reference(param, grad, state, self.count, **options[method])
+
+
+def make_optimizer(method, params, lr=None):
+    """The optimizer of a method; AdamW steps what a method for matrices does not."""
+    if method.matrices_only:
+        return MuonAdamW(params, muon=options_of(method, lr), adamw=options_of(ADAMW))
+    return method.optimizer(params, **options_of(method, lr))
 
 
 def options_of(method, lr=None):
@@ -289,7 +301,7 @@ def train(method, data, settings, after_step=lambda: None, after_epoch=lambda hi
     sizes = (data.train_images.shape[1], *settings.hidden, CLASSES)
     params = init_model(sizes, settings.seed, settings.dtype)
     shadow = Shadow(method, params)
-    optimizer = method.optimizer(params, **options_of(method, settings.lr))
+    optimizer = make_optimizer(method, params, settings.lr)
     optimizer.num_threads = settings.threads
     group = optimizer.param_groups[0]
     history = History(method.name, group["lr"], params)
@@ -317,13 +329,13 @@ def train(method, data, settings, after_step=lambda: None, after_epoch=lambda hi
 
 def step_both(optimizer, shadow, grads, history):
     """Steps the parameters and their NumPy twins, in turns: the second finds the gradients in cache."""
-    group = optimizer.param_groups[0]
+    groups = optimizer.param_groups
     if len(history.seconds) % 2:
-        history.numpy_seconds.append(timed(shadow.step, grads, group))
+        history.numpy_seconds.append(timed(shadow.step, grads, groups))
         history.seconds.append(timed(optimizer.step, grads))
     else:
         history.seconds.append(timed(optimizer.step, grads))
-        history.numpy_seconds.append(timed(shadow.step, grads, group))
+        history.numpy_seconds.append(timed(shadow.step, grads, groups))
 
 
 # ---- picture

@@ -22,6 +22,7 @@ class Method:
         state_note, traffic_note: what the README's table says where a number of bytes for each element does not.
         rosenbrock: options with which it minimises Rosenbrock's function there, beside that rate.
         variants: sets of options; every test of a property runs over all of them.
+        matrices_only: whether it steps nothing but matrices, so that a model needs the hybrid with AdamW.
         torch_fused: whether torch.optim has a fused CPU kernel for it.
     """
 
@@ -29,6 +30,7 @@ class Method:
     source: str
     lr: float
     variants: tuple[dict, ...]
+    matrices_only: bool = False
     torch_fused: bool = False
     rosenbrock: dict = field(default_factory=dict)
     digits: dict = field(default_factory=dict)
@@ -208,6 +210,24 @@ METHODS = (
         lr=0.05,
         variants=({}, {"betas": (0.8, 0.99), "eps": 1e-3, "maximize": True}),
         traffic_note="28 for touched rows",
+    ),
+    Method(
+        optimizers.Muon,
+        source="Jordan et al. 2024; Liu et al. 2025",
+        lr=0.05,
+        variants=(
+            {},
+            {"nesterov": False, "momentum": 0.8, "weight_decay": 0.0},
+            {"adjust_lr_fn": "match_rms_adamw", "weight_decay": 0.5},
+            {"adjust_lr_fn": "original", "ns_steps": 3, "eps": 1e-3},
+            {"ns_coefficients": (1.875, -1.25, 0.375), "ns_steps": 20},
+            {"ns_coefficients": (1.5, -0.5, 0.0)},
+            {"ns_coefficients": (2.0, -1.5, -0.25), "ns_steps": 2},
+            {"ns_coefficients": (0.5, 0.0, 0.5)},
+        ),
+        digits={"lr": 0.02},
+        matrices_only=True,
+        traffic_note="matrix products",
     ),
 )
 
