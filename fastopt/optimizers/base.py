@@ -1,7 +1,6 @@
 """Optimizer: parameter groups, gradients, the step and state of every method."""
 
 import itertools
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -156,11 +155,7 @@ class Optimizer(Hooked):
         if not leaves:
             raise ValueError("params of a group is empty")
         known = self._plan.names
-        if len({name is None for name in itertools.chain(names, known)}) > 1:
-            raise ValueError("either all parameters have names or none has")
-        twice = [name for name, count in Counter(itertools.chain(known, names)).items() if name and count > 1]
-        if twice:
-            raise ValueError(f"the parameter name {twice[0]!r} is used more than once")
+        check_names(names, known)
         params = []
         for position, (name, leaf) in enumerate(leaves, len(known)):
             label = called(position, name)
@@ -566,6 +561,16 @@ class Optimizer(Hooked):
             lines.append(f"Parameter Group {index}")
             lines += [f"    {name}: {group[name]}" for name in sorted(group) if name not in ("params", "param_names")]
         return f"{type(self).__name__} (\n" + "\n".join(lines) + "\n)"
+
+
+def check_names(names, known=()):
+    """Raises unless `names` can stand beside the `known` ones."""
+    if len({name is None for name in itertools.chain(names, known)}) > 1:
+        raise ValueError("either all parameters have names or none has")
+    used = Counter(itertools.chain(names, known))
+    twice = [name for name in names if name is not None and used[name] > 1]
+    if twice:
+        raise ValueError(f"the parameter name {twice[0]!r} is used more than once")
 
 
 def is_group(node):

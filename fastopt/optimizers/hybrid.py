@@ -9,7 +9,7 @@ import numpy as np
 from ..kernels.arrays import as_array
 from ..kernels.plan import called, check_parameter
 from .adam import AdamW
-from .base import Grads, Optimizer, Params, is_group
+from .base import Grads, Optimizer, Params, check_names, is_group
 from .checkpoint import match
 from .muon import Muon
 from .state import ParameterState, step_count
@@ -71,6 +71,7 @@ class MuonAdamW(Optimizer):
         if not leaves:
             raise ValueError("params is empty: there is nothing to optimize")
         names = [name for name, _ in leaves]
+        check_names(names)
         arrays = []
         for position, (name, leaf) in enumerate(leaves):
             label = called(position, name)
