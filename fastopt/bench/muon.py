@@ -28,7 +28,7 @@ def rivals(rows, columns, dtype="float32"):
     rng = np.random.default_rng(0)
     param, grad = (rng.standard_normal((rows, columns)).astype(dtype) for _ in range(2))
     found = [Rival(FASTOPT, Muon(param.copy(), ns_steps=STEPS).step, ([grad],)),
-             Rival(PRODUCTS, lambda _, step=products(param): step())]
+             Rival(PRODUCTS, products(param))]
     if torch() is not None and hasattr(torch().optim, "Muon"):
         tensor = torch().nn.Parameter(torch().from_numpy(param.copy()))
         tensor.grad = torch().from_numpy(grad.copy())
@@ -38,13 +38,13 @@ def rivals(rows, columns, dtype="float32"):
 
 
 def products(matrix):
-    """A function that makes the products of one step."""
+    """The products of one step, as a function of anything."""
     wide = matrix.shape[0] <= matrix.shape[1]
     x, out = matrix / np.linalg.norm(matrix), np.empty_like(matrix)
     x, out = (x, out) if wide else (x.T, out.T)
     gram, square = (np.empty((len(x), len(x)), matrix.dtype) for _ in range(2))
 
-    def step():
+    def step(_):
         for _ in range(STEPS):
             np.matmul(x, x.T, out=gram)
             np.matmul(gram, gram, out=square)

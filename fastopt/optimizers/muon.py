@@ -10,6 +10,8 @@ from .checks import flag, nonnegative, numbers, one_of, whole_number
 from .whole import WholeOptimizer
 
 CHUNK = 32_768  # elements: what the elementwise parts need of so many stays in the second level of cache
+PADDING = 16  # elements after each row of a square: rows of a power of two fall into the same few sets of a cache
+SYMMETRIC = 128  # rows: from here on the product that knows its result as symmetric (syrk) is the faster one
 
 
 class Muon(WholeOptimizer):
@@ -154,6 +156,16 @@ def square_scale(a, b, c):
     return c**0.25 if c > 0 and b * b <= 64 * c * max(1.0, abs(a)) else None
 
 
+class Square:
+    """A square matrix with padded rows, and views of it; `twin` gives its own square in the faster product."""
+
+    def __init__(self, memory, n):
+        self.padded = memory  # its rows and what is between them, in one piece
+        self.matrix = memory.reshape(n, n + PADDING)[:, :n]
+        self.twin = self.matrix.T if n >= SYMMETRIC else self.matrix
+        self.diagonal = memory[:: n + PADDING + 1]
+
+
 class Workspace:
     """The working memory of a step of one shape, and the Newton–Schulz iteration in it.
 
@@ -165,7 +177,7 @@ class Workspace:
     def parts(shape):
         """Elements: two of X, four squares (two where X is not wide) and a chunk."""
         short = min(shape)
-        return [prod(shape)] * 2 + [short * short] * (4 if is_wide(shape) else 2) + [short, CHUNK]
+        return [prod(shape)] * 2 + [short * (short + PADDING)] * (4 if is_wide(shape) else 2) + [short, CHUNK]
 
     @classmethod
     def size(cls, shape, dtype):
@@ -182,7 +194,7 @@ class Workspace:
         x, y = self.flat.reshape(shape), self.other.reshape(shape)
         self.x, self.y = (x, y) if shape[0] <= shape[1] else (x.T, y.T)
         short = min(shape)
-        self.squares = [square.reshape(short, short) for square in squares]
+        self.squares = [Square(square, short) for square in squares]
         self.epsilon, self.wide = float(np.finfo(dtype).eps), is_wide(shape)
 
     def orthogonalize(self, a, b, c, steps, complete):
@@ -199,8 +211,8 @@ class Workspace:
             run = steps if abs(a) <= 1 else 1 + int(log(0.01 / self.epsilon) / log(a * a))
         while steps:
             steps, now = steps - min(run, steps), min(run, steps)
-            np.matmul(x, x.T, out=self.squares[0])
-            np.matmul(self.product(a, b, c, now, complete), x, out=y)
+            np.matmul(x, x.T, out=self.squares[0].matrix)
+            np.matmul(self.product(a, b, c, now, complete).matrix, x, out=y)
             x, y, flat, other = y, x, other, flat
         return flat
 
@@ -211,37 +223,35 @@ class Workspace:
         q = p
         for _ in range(steps - 1):
             t = free.pop()
-            np.matmul(p, gram, out=t)
-            np.matmul(t, p, out=gram)
+            np.matmul(p.matrix, gram.matrix, out=t.matrix)
+            np.matmul(t.matrix, p.matrix, out=gram.matrix)
             self.polynomial(gram, t, a, b, c, complete)
             if q is not p:
                 free.append(p)
             s = free.pop()
-            np.matmul(t, q, out=s)
+            np.matmul(t.matrix, q.matrix, out=s.matrix)
             free.append(q)
             p, q = t, s
         return q
 
     def polynomial(self, gram, out, a, b, c, complete):
-        """out = a I + b A + c A², for the symmetric A in `gram`; one product, which BLAS knows as symmetric (syrk).
+        """out = a I + b A + c A², for the symmetric A in `gram`: one product.
 
         With `complete`, `gram` is √c A instead, and c A² + b A = (√c A + b/(2√c) I)² - b²/(4c) I costs no pass.
         """
-        step = len(gram) + 1
-        diagonal, result = gram.reshape(-1)[::step], out.reshape(-1)[::step]
         if complete:
-            self.kept[:] = diagonal
-            diagonal += b / (2 * sqrt(c))
-            np.matmul(gram, gram.T, out=out)
-            diagonal[:] = self.kept
-            result += a - b * b / (4 * c)
+            self.kept[:] = gram.diagonal
+            gram.diagonal += b / (2 * sqrt(c))
+            np.matmul(gram.matrix, gram.twin, out=out.matrix)
+            gram.diagonal[:] = self.kept
+            out.diagonal += a - b * b / (4 * c)
             return
-        np.matmul(gram, gram.T, out=out)
-        out *= c / b if b else c
+        np.matmul(gram.matrix, gram.twin, out=out.matrix)
+        out.padded *= c / b if b else c
         if b:
-            out += gram
-            out *= b
-        result += a
+            out.padded += gram.padded
+            out.padded *= b
+        out.diagonal += a
 
 
 def is_wide(shape):

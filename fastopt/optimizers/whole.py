@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels.arrays import full_like
+from ..kernels.plan import unchanged
 from .base import Optimizer
 
 
@@ -59,7 +60,9 @@ class WholeOptimizer(Optimizer):
         plan = self._plan
         plan.begin(grads)
         try:
-            settings = [self._settings(index)[0] for index in range(len(self.param_groups))]
+            settings = [(settled if unchanged(group, known) else self._settings(index))[0]
+                        for index, (group, (known, settled)) in enumerate(
+                            zip(self.param_groups, self._settled, strict=True))]
             taken = plan.taken()
             new = {position: self.new_state(plan.params[position], settings[plan.group(position)])
                    for position, _ in taken if not self._arrays[position]}
