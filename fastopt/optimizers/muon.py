@@ -50,7 +50,7 @@ class Muon(WholeOptimizer):
 
     The products run in NumPy's BLAS and on its threads, which `num_threads` does not set. After the first, a step
     allocates nothing; the optimizer keeps working memory for its largest matrix: two copies, and two squares of
-    the shorter side.
+    the shorter side, four where the longer one is more than twice as long.
 
     Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon; Liu et al. 2025, arXiv 2502.16982. Departs from
     torch, which iterates in bfloat16: here the dtype of the parameter holds throughout. The weight decay is added
