@@ -5,6 +5,7 @@
 
 import inspect
 from dataclasses import dataclass, field
+from typing import Any
 
 from . import functional, optimizers, reference
 
@@ -26,7 +27,7 @@ class Method:
         torch_fused: whether torch.optim has a fused CPU kernel for it.
     """
 
-    optimizer: type
+    optimizer: type[Any]
     source: str
     lr: float
     variants: tuple[dict, ...]

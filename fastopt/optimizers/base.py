@@ -1,6 +1,7 @@
 """Optimizer: parameter groups, gradients, the step and state of every method."""
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
