@@ -194,3 +194,29 @@ def muon(param, grad, state, step, *, lr=1e-3, weight_decay=0.1, momentum=0.95, 
     x = x if rows <= columns else x.T
     ratio = 0.2 * max(rows, columns) ** 0.5 if adjust_lr_fn == "match_rms_adamw" else max(1, rows / columns) ** 0.5
     param -= lr * (weight_decay * param + ratio * x)
+
+
+def rms(x):
+    return float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
+
+
+def adafactor(param, grad, state, step, *, lr=1e-2, beta2_decay=-0.8, eps=(None, 1e-3), d=1.0, weight_decay=0.0,
+              maximize=False):
+    if param.size == 0:
+        return
+    g = prepared(param, grad, maximize, 0.0)
+    eps1, eps2 = eps
+    if eps1 is None:
+        eps1 = float(np.finfo(param.dtype).eps)
+    w = step**beta2_decay
+    alpha = max(eps2, rms(param)) * min(lr, step**-0.5)
+    if param.ndim > 1:
+        row, col = slot(state, "row_var", param[..., :1]), slot(state, "col_var", param[..., :1, :])
+        row[...] = (1 - w) * row + w * np.mean(g * g, axis=-1, keepdims=True)
+        col[...] = (1 - w) * col + w * np.mean(g * g, axis=-2, keepdims=True)
+        variance = row / np.maximum(np.mean(row, axis=-2, keepdims=True), eps1) * col
+    else:
+        variance = slot(state, "variance", param)
+        variance[...] = (1 - w) * variance + w * g * g
+    update = g / np.sqrt(np.maximum(variance, eps1 * eps1))
+    param -= alpha / max(1.0, rms(update) / d) * update + lr * weight_decay * param

@@ -230,6 +230,18 @@ METHODS = (
         matrices_only=True,
         traffic_note="matrix products",
     ),
+    Method(
+        optimizers.Adafactor,
+        source="Shazeer, Stern 2018",
+        lr=0.05,
+        variants=(
+            {},
+            {"weight_decay": 0.1, "maximize": True, "beta2_decay": -0.5},
+            {"eps": (1e-3, 0.1), "d": 2.0},
+        ),
+        state_note="rows + columns",
+        traffic_note="20",
+    ),
 )
 
 

@@ -15,36 +15,10 @@ from .sparse import SparseRows
 
 cnp.import_array()
 
+include "flush.pxi"
+
 cdef extern from *:
     """
-    #if defined(__SSE2__) || defined(_M_X64)
-      #include <xmmintrin.h>
-      typedef unsigned int fastopt_mode;
-      static fastopt_mode fastopt_flush_on(void) {
-        fastopt_mode mode = _mm_getcsr();
-        _mm_setcsr(mode | 0x8040);                     /* flush to zero, denormals are zero */
-        return mode;
-      }
-      static void fastopt_flush_restore(fastopt_mode mode) {
-        /* keep the exception flags that the step raised: only the two switches go back */
-        _mm_setcsr((_mm_getcsr() & ~0x8040u) | (mode & 0x8040u));
-      }
-    #elif defined(__aarch64__)
-      typedef unsigned long long fastopt_mode;
-      static fastopt_mode fastopt_flush_on(void) {
-        fastopt_mode mode;
-        __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
-        __asm__ volatile("msr fpcr, %0" : : "r"(mode | (1ULL << 24)));
-        return mode;
-      }
-      static void fastopt_flush_restore(fastopt_mode mode) {
-        __asm__ volatile("msr fpcr, %0" : : "r"(mode));
-      }
-    #else
-      typedef int fastopt_mode;
-      static fastopt_mode fastopt_flush_on(void) { return 0; }
-      static void fastopt_flush_restore(fastopt_mode mode) { (void)mode; }
-    #endif
     /* asks for the cache lines of a row that will soon be written */
     static void fastopt_prefetch(const char *row, Py_ssize_t bytes) {
     #if defined(__GNUC__) || defined(__clang__)
@@ -53,10 +27,7 @@ cdef extern from *:
     #endif
     }
     """
-    ctypedef unsigned long long fastopt_mode
     void fastopt_prefetch(const char *row, Py_ssize_t bytes) noexcept nogil
-    fastopt_mode fastopt_flush_on() noexcept nogil
-    void fastopt_flush_restore(fastopt_mode mode) noexcept nogil
 
 cdef enum:
     BLOCK = 2048          # elements: the block's rows and the scratch stay in a 48 KB L1
