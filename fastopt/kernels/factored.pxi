@@ -345,32 +345,35 @@ cdef void scale(const Factored *f, double norm, double update, double *c) noexce
 
 # ---- vectors -----------------------------------------------------------------------------------
 
-# v = (1-w) v + w g^2;  returns g^2 / max(v, eps1^2)
-cdef inline double vector_element(source g, vec v, Py_ssize_t i, double w, double keep, double least,
-                                  bint late) noexcept nogil:
-    cdef double x, y
-    x = element(v, g, i)
-    x = x * x
-    y = <double>v[i]
-    if late:
-        store(v, i, y + w * (x - y))
+# v = (1-w) v + w g^2;  y = g^2 / max(v, eps1^2)
+cdef inline loop vector_loop(vec y, source g, vec v, Py_ssize_t n, const double *c, bint late) noexcept nogil:
+    cdef Py_ssize_t i
+    if vec is f32:
+        w, keep, least = <float>c[0], <float>c[1], <float>c[2]
     else:
-        store(v, i, x - (x - y) * keep)
-    y = <double>v[i]
-    return x / (least if y < least else y)
+        w, keep, least = c[0], c[1], c[2]
+    for i in range(n):
+        if vec is f32:
+            h = clean32(<float>g[i])
+        else:
+            h = clean64(<double>g[i])
+        x = h * h
+        v[i] = v[i] + w * (x - v[i]) if late else x - (x - v[i]) * keep
+        y[i] = x / (least if v[i] < least else v[i])
 
-cdef inline double vector_loop(source g, vec v, Py_ssize_t n, const Factored *f, bint late) noexcept nogil:
+# sum y, in lanes
+cdef double plain_sum(vec y, Py_ssize_t n) noexcept nogil:
     cdef double lanes[LANES]
+    cdef double sum
     cdef Py_ssize_t i, k, whole = n - n % LANES
-    cdef double sum, w = f.w, keep = 1.0 - f.w, least = f.eps1 * f.eps1
     for k in range(LANES):
         lanes[k] = 0.0
     for i in range(0, whole, 16):
         for k in range(LANES):
-            lanes[k] += vector_element(g, v, i + k, w, keep, least, late)
+            lanes[k] += <double>y[i + k]
     sum = total(lanes)
     for i in range(whole, n):
-        sum += vector_element(g, v, i, w, keep, least, late)
+        sum += <double>y[i]
     return sum
 
 # p -= s g / sqrt(max(v, eps1^2)) + decay p
@@ -397,20 +400,27 @@ cdef inline loop apply_vector(vec p, source g, vec v, Py_ssize_t n, const double
         else:
             p[i] = q - s * (h / y)
 
-cdef void vector(vec p, source g, vec v, vec _1, f64 _2, Py_ssize_t _3, Py_ssize_t _4, Py_ssize_t n,
+cdef void vector(vec p, source g, vec v, vec _1, f64 _2, Py_ssize_t _3, Py_ssize_t _4, Py_ssize_t size,
                  const Factored *f) noexcept nogil:
     cdef double c[4]
-    cdef double norm = sqrt(squares(v, p, n) / <double>n), sum
-    if f.w < 0.5:
-        sum = vector_loop(g, v, n, f, True)
-    else:
-        sum = vector_loop(g, v, n, f, False)
-    scale(f, norm, sqrt(sum / <double>n), c)
+    cdef double room[PANEL]
+    cdef double norm = sqrt(squares(v, p, size) / <double>size), sum = 0.0
+    cdef Py_ssize_t at, n
+    c[0] = f.w
+    c[1] = 1.0 - f.w
     c[2] = f.eps1 * f.eps1
+    for at in range(0, size, 2048):
+        n = size - at if size - at < PANEL else PANEL
+        if f.w < 0.5:
+            vector_loop(<vec>room, g + at, v + at, n, c, True)
+        else:
+            vector_loop(<vec>room, g + at, v + at, n, c, False)
+        sum += plain_sum(<vec>room, n)
+    scale(f, norm, sqrt(sum / <double>size), c)
     if f.decay:
-        apply_vector(p, g, v, n, c, True)
+        apply_vector(p, g, v, size, c, True)
     else:
-        apply_vector(p, g, v, n, c, False)
+        apply_vector(p, g, v, size, c, False)
 
 
 # (factored, dtype of the parameter, dtype of the gradient), in bytes -> function
