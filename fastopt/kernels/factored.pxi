@@ -17,7 +17,7 @@ from libc.float cimport DBL_MAX
 
 cdef enum:
     LANES = 16           # like PANEL a literal in range(), which needs one
-    PANEL = 2048         # columns whose factors are kept on the stack
+    PANEL = 4096         # columns whose factors are kept on the stack
     FEW = 64             # rows: so many, and a panel of them stays in a 2 MB L2
 
 cdef struct Factored:
@@ -244,7 +244,7 @@ cdef void read_panels(vec row, vec col, source g, Py_ssize_t rows, Py_ssize_t co
     for i in range(rows):
         sums[i] = 0.0
         parts[i] = 0.0
-    for at in range(0, cols, 2048):
+    for at in range(0, cols, 4096):
         n = cols - at if cols - at < PANEL else PANEL
         for j in range(n):
             panel[j] = 0.0
@@ -292,7 +292,7 @@ cdef double reread(vec row, vec col, source g, Py_ssize_t rows, Py_ssize_t cols,
     cdef double sum = 0.0, most = 1.0 / f.eps1
     cdef double room[PANEL]
     cdef vec b = <vec>room
-    for at in range(0, cols, 2048):
+    for at in range(0, cols, 4096):
         n = cols - at if cols - at < PANEL else PANEL
         column_factors(b, col + at, n)
         for i in range(rows):
@@ -328,7 +328,7 @@ cdef void matrices(vec p, source g, vec row, vec col, f64 scratch, Py_ssize_t co
     for m in range(count):
         r = row + m * rows
         finish_mean(r, rows, f, &sums)
-        for at in range(0, cols, 2048):
+        for at in range(0, cols, 4096):
             n = cols - at if cols - at < PANEL else PANEL
             column_factors(b, col + m * cols + at, n)
             for i in range(rows):
@@ -409,7 +409,7 @@ cdef void vector(vec p, source g, vec v, vec _1, f64 _2, Py_ssize_t _3, Py_ssize
     c[0] = f.w
     c[1] = 1.0 - f.w
     c[2] = f.eps1 * f.eps1
-    for at in range(0, size, 2048):
+    for at in range(0, size, 4096):
         n = size - at if size - at < PANEL else PANEL
         if f.w < 0.5:
             vector_loop(<vec>room, g + at, v + at, n, c, True)
