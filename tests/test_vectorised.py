@@ -67,6 +67,20 @@ def test_a_rule_is_vector_code(level, rule, fused, disassembly):
 
 
 @pytest.mark.skipif(not cpu.IS_X86, reason="x86-64 only")
+@pytest.mark.parametrize(("sweeps", "instructions"), [
+    ("matrices", {"0_0": ("mulps", "subps", "mulpd", "addpd", "cvtps2pd"), "1_1": ("mulpd", "subpd", "addpd")}),
+    ("vector", {"0_0": ("divps", "sqrtps", "subps", "addpd", "cvtps2pd"), "1_1": ("divpd", "sqrtpd", "addpd")}),
+])
+@pytest.mark.parametrize("fused", ["0_0", "1_1"], ids=["float32", "float64"])
+@pytest.mark.parametrize("level", REGISTERS)
+def test_the_sweeps_of_adafactor_are_vector_code(level, sweeps, instructions, fused, disassembly):
+    code = function(disassembly(level), sweeps, fused)
+    for instruction in instructions[fused]:
+        assert re.search(rf"v?{instruction} .*%{REGISTERS[level]}\d", code), instruction
+    assert not re.search(r"call.*<(fmin|fmax|sqrt)", code)
+
+
+@pytest.mark.skipif(not cpu.IS_X86, reason="x86-64 only")
 @pytest.mark.parametrize("level", REGISTERS)
 def test_nothing_is_contracted(level, disassembly):
     assert not re.search(r"vfn?m(add|sub)", disassembly(level))
