@@ -93,10 +93,19 @@ def check_states(optimizer, theirs, **tolerance):
 
 # ---- torch
 
+@pytest.fixture
+def torch():
+    """torch on one thread: its pool would spin beside the other processes of a test run."""
+    module = pytest.importorskip("torch")
+    before = module.get_num_threads()
+    module.set_num_threads(1)
+    yield module
+    module.set_num_threads(before)
+
+
 @every_option
 @pytest.mark.parametrize("foreach", [False, True], ids=["loop", "foreach"])
-def test_agrees_with_torch(options, foreach):
-    torch = pytest.importorskip("torch")
+def test_agrees_with_torch(options, foreach, torch):
     params, grads = problem(100)
     theirs, tensors = torch_steps(torch, params, grads, options, foreach=foreach)
     optimizer = our_steps(params, grads, options)
@@ -106,8 +115,7 @@ def test_agrees_with_torch(options, foreach):
 
 
 @every_option_but_the_last
-def test_float32_stays_near_torch(options):
-    torch = pytest.importorskip("torch")
+def test_float32_stays_near_torch(options, torch):
     params, grads = problem(20, "float32")
     theirs, tensors = torch_steps(torch, params, grads, options)
     optimizer = our_steps(params, grads, options)
@@ -120,8 +128,7 @@ def test_float32_stays_near_torch(options):
 @pytest.mark.parametrize("where", ["param", "grad", "column", "row"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e200])
 @pytest.mark.parametrize("late", [0, 3])
-def test_what_is_not_finite_spreads_as_in_torch(shape, where, value, late):
-    torch = pytest.importorskip("torch")
+def test_what_is_not_finite_spreads_as_in_torch(shape, where, value, late, torch):
     rng = np.random.default_rng(1)
     param = rng.standard_normal(shape)
     grads = [rng.standard_normal(shape) for _ in range(6)]
@@ -147,8 +154,7 @@ def test_what_is_not_finite_spreads_as_in_torch(shape, where, value, late):
 
 
 @pytest.mark.parametrize("foreach", [False, True], ids=["loop", "foreach"])
-def test_checkpoints_go_both_ways(foreach):
-    torch = pytest.importorskip("torch")
+def test_checkpoints_go_both_ways(foreach, torch):
     params, grads = problem(20)
     options = {"weight_decay": 0.1, "eps": (1e-3, 0.1)}
     theirs, tensors = torch_steps(torch, params, grads[:7], options, foreach=foreach)

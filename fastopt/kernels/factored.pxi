@@ -8,8 +8,8 @@
 # has been read, so that the inner sum is taken from the row while it is in cache, and c_j at the end. So there are
 # two sweeps: one that only reads G and P, and the update. A row or column of zeros adds nothing to the sum, whatever
 # V is there. If V is under eps1^2 where G is not 0, or the sum is not finite, one more sweep reads G.
-# A matrix of a few rows is taken in panels of columns instead, with the parts of rows and columns exchanged: its
-# columns are too long for sums in scratch.
+# A matrix of a few rows is taken in panels of columns instead, with the parts of rows and columns exchanged: sums of
+# its columns in scratch would take nearly as much as the matrix.
 #
 # Sums are taken in double, in 16 lanes or 4 rows at a time, in an order that depends on the shape only.
 
@@ -18,7 +18,7 @@ from libc.float cimport DBL_MAX
 cdef enum:
     LANES = 16           # like PANEL a literal in range(), which needs one
     PANEL = 4096         # columns whose factors are kept on the stack
-    FEW = 64             # rows: so many, and a panel of them stays in a 2 MB L2
+    FEW = 64             # rows: a panel of so many is 1 MB of float32
 
 cdef struct Factored:
     double w             # 1 - beta2
