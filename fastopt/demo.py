@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 CLASSES = 10
-METHODS = tuple(method for method in table.METHODS if method.optimizer.sparse != "only")
+METHODS = tuple(method for method in table.METHODS if method.optimizer.sparse != "only" and not method.closure)
 ADAMW = next(method for method in METHODS if method.name == "AdamW")  # steps what Muon does not
 
 

@@ -24,6 +24,7 @@ class Method:
         rosenbrock: options with which it minimises Rosenbrock's function there, beside that rate.
         variants: sets of options; every test of a property runs over all of them.
         matrices_only: whether it steps nothing but matrices, so that a model needs the hybrid with AdamW.
+        closure: whether `step` needs a function that computes the loss anew, and a loss that does so exactly.
         torch_fused: whether torch.optim has a fused CPU kernel for it.
     """
 
@@ -33,6 +34,7 @@ class Method:
     variants: tuple[dict, ...]
     matrices_only: bool = False
     torch_fused: bool = False
+    closure: bool = False
     rosenbrock: dict = field(default_factory=dict)
     digits: dict = field(default_factory=dict)
     full_batch: bool = False
@@ -241,6 +243,15 @@ METHODS = (
         ),
         state_note="rows + columns",
         traffic_note="20",
+    ),
+    Method(
+        optimizers.LBFGS,
+        source="Liu, Nocedal 1989; Nocedal, Wright 2006",
+        lr=1.0,
+        variants=({}, {"line_search_fn": "strong_wolfe"}),
+        closure=True,
+        state_note="8 · `history_size` + 8",
+        traffic_note="16 · `history_size` in an iteration",
     ),
 )
 

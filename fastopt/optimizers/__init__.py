@@ -10,6 +10,7 @@ from .asgd import ASGD
 from .base import Optimizer
 from .hooks import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from .hybrid import MuonAdamW
+from .lbfgs import LBFGS
 from .muon import Muon
 from .nadam import NAdam
 from .radam import RAdam
@@ -20,6 +21,7 @@ from .sparse_adam import SparseAdam
 
 __all__ = [
     "ASGD",
+    "LBFGS",
     "SGD",
     "Adadelta",
     "Adafactor",

@@ -10,7 +10,7 @@ import numpy as np
 from ..kernels import threads
 from ..kernels.arrays import as_array, full_like
 from ..kernels.plan import Plan, called, check_parameter, unchanged
-from .checkpoint import match, pack
+from .checkpoint import match, match_state, pack, pack_state
 from .hooks import GLOBAL_POST, GLOBAL_PRE, Hooked
 from .settings import KEPT, Rate, Rates, at, is_schedule
 from .state import ParameterState, step_count
@@ -48,6 +48,7 @@ class Optimizer(Hooked):
     counts_steps: ClassVar[bool] = True  # False: torch keeps no step count for this method
 
     integer_step: ClassVar[bool] = False  # True: a checkpoint of torch has the step count as an int
+    same_order: ClassVar[bool] = False  # True: a checkpoint must have the parameters in the order of this optimizer
     eager_state: ClassVar[bool] = False  # True: a checkpoint of torch has the state before the first gradient
 
     @staticmethod
@@ -517,7 +518,22 @@ class Optimizer(Hooked):
         self._forget_settings()
         self._count = count
 
+    def _pack_state(self, position):
+        """The state of a parameter in torch's layout; empty: it has none."""
+        return pack_state(self, position)
+
+    def _match_state(self, position, entries):
+        """The reverse: a step count, scalars and arrays of its own."""
+        return match_state(self, position, entries)
+
     # ---- copies and printing
+
+    @staticmethod
+    def _owned(array):
+        """A state array in own, aligned memory: what comes out of a pickle is a plain array."""
+        own = full_like(array, 0)
+        own[...] = array
+        return own
 
     def __getstate__(self):
         self._plan.check_idle()
@@ -543,11 +559,7 @@ class Optimizer(Hooked):
             self._plan.extend(group["params"], [next(names) for _ in group["params"]], index)
         self._forget_settings()
         for position, (arrays, step) in enumerate(zip(saved["arrays"], saved["steps"], strict=True)):
-            # own, aligned memory again: what comes out of a pickle is a plain array
-            self._arrays.append({})
-            for name, array in arrays.items():
-                self._arrays[position][name] = full_like(array, 0)
-                self._arrays[position][name][...] = array
+            self._arrays.append({name: self._owned(array) for name, array in arrays.items()})
             self._plan.set_step(position, step)
             self._plan.set_scalars(position, saved["scalars"][position])
         self._plain = saved["plain"]

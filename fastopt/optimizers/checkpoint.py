@@ -23,21 +23,28 @@ def pack(optimizer) -> dict[str, Any]:
                   for name, value in group.items() if name != "params"}
         groups.append({**packed, "params": list(optimizer._positions(index))})
     for position in range(len(plan)):
-        step, entries = plan.get_step(position), dict(optimizer._arrays[position])
-        if optimizer.eager_state and not entries:
-            settings, _ = optimizer._settings(plan.group(position))
-            entries = {name: full_like(plan.params[position], value)
-                       for name, value in optimizer.slots(settings).items()}
-        if optimizer.counts_steps and (step or optimizer.eager_state):
-            # torch's type, while that can count: a float32 stops at 2**24
-            count = step if optimizer.integer_step else np.array(step, np.float32 if step < 2**24 else np.float64)
-            entries = {"step": count,
-                       **{name: np.array(value, np.float32)
-                          for name, value in zip(optimizer.scalar_slots, plan.get_scalars(position), strict=True)},
-                       **entries}
-        if entries and (step or optimizer.eager_state):
+        entries = optimizer._pack_state(position)
+        if entries:
             state[position] = entries
     return {"state": state, "param_groups": groups, "step_count": made}
+
+
+def pack_state(optimizer, position):
+    """The state of one parameter; empty where a checkpoint of torch has none."""
+    plan = optimizer._plan
+    step, entries = plan.get_step(position), dict(optimizer._arrays[position])
+    if optimizer.eager_state and not entries:
+        settings, _ = optimizer._settings(plan.group(position))
+        entries = {name: full_like(plan.params[position], value)
+                   for name, value in optimizer.slots(settings).items()}
+    if optimizer.counts_steps and (step or optimizer.eager_state):
+        # torch's type, while that can count: a float32 stops at 2**24
+        count = step if optimizer.integer_step else np.array(step, np.float32 if step < 2**24 else np.float64)
+        entries = {"step": count,
+                   **{name: np.array(value, np.float32)
+                      for name, value in zip(optimizer.scalar_slots, plan.get_scalars(position), strict=True)},
+                   **entries}
+    return entries if step or optimizer.eager_state else {}
 
 
 def match(optimizer, saved: Mapping[str, Any]):
@@ -55,11 +62,13 @@ def match(optimizer, saved: Mapping[str, Any]):
     for index, (their, our) in enumerate(zip(theirs, ours, strict=True)):
         order |= match_positions(index, their, our, optimizer._positions(index))
         groups.append(match_group(optimizer, their, our))
+    if optimizer.same_order and list(order.values()) != sorted(order.values()):
+        raise ValueError(f"{type(optimizer).__name__} needs the parameters in the order of the state_dict")
     states = {}
     for key, entries in saved["state"].items():
         if key not in order:
             raise ValueError(f"state_dict has a state for parameter {key!r}, which none of its groups has")
-        states[order[key]] = match_state(optimizer, order[key], entries)
+        states[order[key]] = optimizer._match_state(order[key], entries)
     for group in groups:
         optimizer._check_group(group)
     most = max((step for step, _, _ in states.values()), default=0)

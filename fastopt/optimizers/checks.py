@@ -30,6 +30,20 @@ def positive(name, value):
     return x
 
 
+def whole(name, value):
+    x = number(name, value)
+    if x < 0 or x != int(x):
+        raise ValueError(f"{name} must be a whole number of at least 0, got {value!r}")
+    return int(x)
+
+
+def at_least_one(name, value):
+    x = number(name, value)
+    if x < 1 or x != int(x):
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    return int(x)
+
+
 def fraction(name, value):
     x = number(name, value)
     if not 0 <= x < 1:
