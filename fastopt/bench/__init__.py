@@ -6,6 +6,6 @@
 - `cases`: how many arrays of how many elements;
 - `runner`: the measurement, round by round, and what came of it;
 - `targets`: what fastopt promises, measured;
-- `muon`: a Muon step against its bare matrix products (`python -m fastopt.bench.muon`);
-- `threads_in_loop`: what threads cost or bring inside a training loop with a BLAS.
+- `threads_in_loop`: what threads cost or bring inside a training loop with a BLAS;
+- `adafactor`, `lbfgs`, `muon`, `sparse`: methods that need a race of their own (`python -m fastopt.bench.muon`).
 """
