@@ -90,7 +90,7 @@ def door(method):
             scalars.append([check_number(array, f"{name}[{i}]") for i, array in enumerate(column)])
         plan = Plan(method.rule, scalars=len(numbers))
         if not (needed and settings.get("momentum")) and not settings.get("weight_decay"):
-            plan.sparse = method.sparse
+            plan.accept(method.sparse)
         plan.extend(params, [None] * len(params), 0)
         held = {"params": params}
         held |= {plural: row for plural, row in zip(plurals, rows, strict=True) if row[0] is not None}

@@ -1,8 +1,10 @@
 """The interface of Optimizer: structures, groups, closures, schedules, hooks, state."""
 
 import copy
+import gc
 import pickle
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -477,3 +479,18 @@ def test_an_interrupted_closure_changes_nothing(method):
         optimizer.step(closure=closure)
     assert snapshot(optimizer, params) == before
     optimizer.step(grads[1])
+
+
+@every_method
+def test_the_memory_goes_with_the_optimizer(method):
+    """No reference cycle keeps parameters and state until the next garbage collection."""
+    param = np.ones(3)
+    optimizer = method.optimizer(param)
+    optimizer.step(np.ones(3))
+    alive = weakref.ref(optimizer)
+    gc.disable()
+    try:
+        del optimizer
+        assert alive() is None
+    finally:
+        gc.enable()

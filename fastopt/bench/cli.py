@@ -7,9 +7,11 @@ from dataclasses import asdict
 from . import targets, threads_in_loop
 from .cases import CASES, FULL, parse
 from .machine import machine
-from .rivals import FASTOPT, rows, torch
+from .rivals import FASTOPT, FOREACH, FUSED, LOOP, rows, torch
 from .runner import ROUNDS, SECONDS, Unable, compare
 
+TORCH = (LOOP, FOREACH, FUSED)
+SPEED_CASES = ("100x64", "1x100000", "1x1000000", "1x10000000")
 NO_TORCH = "torch is not installed: its rivals are left out."
 
 
@@ -33,6 +35,8 @@ def add_arguments(parser):
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--targets", action="store_true",
                       help="measures what fastopt promises; the exit status is 1 if any of it fails")
+    what.add_argument("--speed", action="store_true",
+                      help="measures every method against the fastest path of torch, a line for each")
     what.add_argument("--import-time", action="store_true",
                       help="measures `import fastopt` in fresh processes")
     what.add_argument("--threads-in-loop", action="store_true",
@@ -47,6 +51,8 @@ def run(args):
         results = threads_in_loop.report(args.rounds or threads_in_loop.ROUNDS)
     elif args.import_time:
         results = print_verdicts([[targets.import_time()]])
+    elif args.speed:
+        results = print_speed(args)
     elif args.targets:
         results = print_verdicts(targets.measure(args.rounds or ROUNDS, args.seconds or targets.SECONDS))
     else:
@@ -109,6 +115,27 @@ def print_cases(args):
                 results += comparison.as_dicts()
     if notes:
         print("", *notes, sep="\n")
+    return results
+
+
+def print_speed(args):
+    """Measures and prints each method's speed in torch's, case by case; returns what was measured, for JSON."""
+    if torch() is None:
+        print(NO_TORCH)
+        return []
+    print(table_head("method", *(f"{name}: best (median)" for name in SPEED_CASES), f"of the limit at {SPEED_CASES[-1]}"),
+          flush=True)
+    results = []
+    for row in [row for found in args.method for row in found] if args.method else rows():
+        cells = [row.name]
+        for name in SPEED_CASES:
+            comparison = compare(row, parse(name), 1, args.dtype, args.rounds or ROUNDS, args.seconds or SECONDS)
+            ratios = [comparison.ratios(rival) for rival in TORCH if rival in comparison.measurements]
+            best, middle = (min(column) for column in zip(*ratios, strict=True))
+            cells.append(f"{figures(best)} x ({figures(middle)} x)")
+            results += comparison.as_dicts()
+        cells.append(f"{comparison.share_of_limit(FASTOPT):.0%}")
+        print(f"| {' | '.join(cells)} |", flush=True)
     return results
 
 

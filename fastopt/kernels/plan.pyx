@@ -163,10 +163,19 @@ cdef int fill(Scalars *scalars, tuple values) except -1:
     return 0
 
 
-cdef inline bint belongs(const Item *item, const Cohort *cohort) noexcept nogil:
+cdef inline Py_ssize_t bytes_of(cnp.ndarray array) noexcept:
+    """The size of an array in bytes; inline, as it is asked for every parameter of every step."""
+    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(array)
+    cdef int k
+    for k in range(cnp.PyArray_NDIM(array)):
+        size *= cnp.PyArray_DIMS(array)[k]
+    return size
+
+
+cdef inline bint belongs(const Item *item, const Cohort *cohort, Py_ssize_t scalars) noexcept nogil:
     """Whether an item is at the same point of its trajectory as a cohort."""
-    return (cohort.group == item.group and cohort.step == item.step + 1
-            and cohort.scalar[0] == item.scalar[0] and cohort.scalar[1] == item.scalar[1])
+    return (cohort.group == item.group and cohort.step == item.step + 1 and (
+        scalars == 0 or (cohort.scalar[0] == item.scalar[0] and cohort.scalar[1] == item.scalar[1])))
 
 
 cdef tuple numbers(const double *scalar, Py_ssize_t count):
@@ -203,15 +212,15 @@ cdef class Plan:
     cdef list given                # what begin() was given
     cdef readonly str rule
     cdef readonly str level
-    cdef public str sparse         # "no", "too" or "only": the gradients accepted
-    cdef public object on_sparse   # called with a position and SparseRows, returns those to step with; or None
+    cdef bint takes_dense, takes_sparse
+    cdef object on_sparse          # see accept(); or None
     cdef Py_ssize_t scalars        # numbers that each parameter has beside its state arrays
 
     def __cinit__(self, str rule, level=None, Py_ssize_t scalars=0):
         if scalars > SCALARS:
             raise ValueError(f"a parameter has at most {SCALARS} scalars, got {scalars}")
         self.scalars = scalars
-        self.sparse = "no"
+        self.takes_dense, self.takes_sparse = True, False
         self.level = level or simd.level()
         table = simd.table(self.level)
         if rule is not None and rule not in table.RULES:
@@ -383,6 +392,15 @@ cdef class Plan:
             raise ValueError(f"step must be at least 0, got {step}")
         self.walk.items[i].step = step
 
+    def accept(self, str sparse not None, on_sparse=None):
+        """Says which gradients are taken: sparse ones are not ("no"), may be ("too") or must be ("only").
+
+        `on_sparse` is a weak reference to a function that is called with a position and a SparseRows, and returns
+        those to step with.
+        """
+        self.takes_dense, self.takes_sparse = sparse != "only", sparse != "no"
+        self.on_sparse = on_sparse
+
     def get_scalars(self, Py_ssize_t i):
         """The numbers that parameter `i` has beside its state arrays."""
         if not 0 <= i < self.walk.count:
@@ -416,7 +434,7 @@ cdef class Plan:
                 self.converted = []
             self.converted.append(given)
         out.rows = NULL
-        if self.sparse == "only":
+        if not self.takes_dense:
             self.wrong_sparsity(i, "dense")
         gradient = <cnp.ndarray>given
         kind = cnp.PyArray_TYPE(gradient)
@@ -447,7 +465,7 @@ cdef class Plan:
     cdef int take_rows(self, Item *item, Py_ssize_t i, object given, Gradient *out) except -1:
         """Checks a sparse gradient and writes its pointers."""
         cdef cnp.ndarray values, rows
-        if self.sparse == "no":
+        if not self.takes_sparse:
             self.wrong_sparsity(i, "sparse")
         if not isinstance(given, SparseRows):
             given = SparseRows.of(given)
@@ -457,7 +475,7 @@ cdef class Plan:
         if given.values.dtype.kind != param.dtype.kind:
             self.wrong_dtype(i, given.values)
         if self.on_sparse is not None:
-            given = self.on_sparse(i, given)
+            given = self.on_sparse()(i, given)
         values, rows = given.values, given.indices
         if self.converted is None:
             self.converted = []
@@ -556,13 +574,13 @@ cdef class Plan:
             if self.walk.gradients[i].width == 0:
                 continue
             if (cnp.PyArray_BYTES(param) != item.param or not cnp.PyArray_ISCARRAY(param)
-                    or cnp.PyArray_NBYTES(param) != item.size * item.width):
+                    or bytes_of(param) != item.size * item.width):
                 self.changed_parameter(i, param)
             self.elements += (item.size if self.walk.gradients[i].rows == NULL
                               else item.size // item.rows * self.walk.gradients[i].count)
             # cohorts are few and items come group by group: the last one nearly always fits
             k = self.cohort_count - 1
-            while k >= 0 and not belongs(item, &self.walk.cohorts[k]):
+            while k >= 0 and not belongs(item, &self.walk.cohorts[k], self.scalars):
                 k -= 1
             if k < 0:
                 k = self.new_cohort(item)

@@ -4,6 +4,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
+from weakref import WeakMethod
 
 import numpy as np
 
@@ -113,9 +114,7 @@ class Optimizer(Hooked):
     def _setup(self):
         self.param_groups: list[dict[str, Any]] = []
         self._plan = Plan(self.rule, scalars=len(self.scalar_slots))
-        self._plan.sparse = self.sparse
-        if self.sparse != "no":
-            self._plan.on_sparse = self._sparse_rows
+        self._plan.accept(self.sparse, WeakMethod(self._sparse_rows))  # no cycle: memory goes with the optimizer
         self._forget_settings()
         self._arrays: list[dict[str, np.ndarray]] = []  # per parameter: slot -> state array
         self._plain = True  # a list of gradients is one for each parameter, in order
