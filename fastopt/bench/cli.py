@@ -123,8 +123,8 @@ def print_speed(args):
     if torch() is None:
         print(NO_TORCH)
         return []
-    print(table_head("method", *(f"{name}: best (median)" for name in SPEED_CASES), f"of the limit at {SPEED_CASES[-1]}"),
-          flush=True)
+    heads = [f"{name}: best (median)" for name in SPEED_CASES]
+    print(table_head("method", *heads, f"of the limit at {SPEED_CASES[-1]}"), flush=True)
     results = []
     for row in [row for found in args.method for row in found] if args.method else rows():
         cells = [row.name]
