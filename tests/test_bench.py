@@ -29,7 +29,7 @@ def call(*arguments):
 def table(text):
     """The cells of the Markdown tables in a text, without their heads."""
     return [[cell.strip() for cell in line[1:-1].split("|")] for line in text.splitlines()
-            if line.startswith("| ") and not line.startswith(("| case", "| target", "| network"))]
+            if line.startswith("| ") and not line.startswith(("| case", "| target", "| network", "| method"))]
 
 
 def expected(work):
@@ -310,3 +310,16 @@ def test_gradients_of_the_network_in_the_loop():
             low = loss()
             kind[i][place] = before
             assert gradients[i + offset][place] == pytest.approx((high - low) / 2e-5, rel=1e-3)
+
+
+def test_speed_has_a_line_for_each_method(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "SPEED_CASES", ("1x64", "2x32"))
+    assert call("--speed", "--rounds", "2", "--method", "SGD", "RMSprop") == 0
+    out = capsys.readouterr().out
+    if rivals.torch() is None:
+        assert cli.NO_TORCH in out
+        return
+    lines = table(out)
+    assert [line[0] for line in lines] == ["SGD", "SGD momentum=0.9", "RMSprop"]
+    assert all(" x (" in cell for line in lines for cell in line[1:3])
+    assert all(line[3].endswith("%") for line in lines)
