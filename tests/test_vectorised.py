@@ -74,6 +74,8 @@ def test_a_rule_is_vector_code(level, rule, fused, disassembly):
 @pytest.mark.parametrize("fused", ["0_0", "1_1"], ids=["float32", "float64"])
 @pytest.mark.parametrize("level", REGISTERS)
 def test_the_sweeps_of_adafactor_are_vector_code(level, sweeps, instructions, fused, disassembly):
+    if cpu.COMPILER.startswith("clang") and (sweeps, fused) == ("vector", "0_0"):
+        pytest.skip("clang adds the float32 numbers of a vector to its double sums one by one")
     code = function(disassembly(level), sweeps, fused)
     for instruction in instructions[fused]:
         assert re.search(rf"v?{instruction} .*%{REGISTERS[level]}\d", code), instruction
