@@ -18,7 +18,7 @@ def nonpositive(name, value):
     return x
 
 
-def at_least_one(name, value):
+def one_or_more(name, value):
     x = number(name, value)
     if x < 1:
         raise ValueError(f"{name} must be at least 1, got {value!r}")
@@ -85,7 +85,7 @@ class Adafactor(WholeOptimizer):
         "lr": nonnegative,
         "beta2_decay": nonpositive,
         "eps": two_eps,
-        "d": at_least_one,
+        "d": one_or_more,
         "weight_decay": nonnegative,
         "maximize": flag,
     }

@@ -30,18 +30,18 @@ def positive(name, value):
     return x
 
 
-def whole(name, value):
-    x = number(name, value)
-    if x < 0 or x != int(x):
-        raise ValueError(f"{name} must be a whole number of at least 0, got {value!r}")
-    return int(x)
+def whole_from(least):
+    """A check of a whole number without an upper bound; a float such as 3.0 counts."""
+    def check(name, value):
+        x = number(name, value)
+        if x < least or x != int(x):
+            raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        return int(x)
+
+    return check
 
 
-def at_least_one(name, value):
-    x = number(name, value)
-    if x < 1 or x != int(x):
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-    return int(x)
+whole, at_least_one = whole_from(0), whole_from(1)
 
 
 def fraction(name, value):
