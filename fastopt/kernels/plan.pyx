@@ -4,6 +4,7 @@
 cimport cython
 cimport numpy as cnp
 from cpython.dict cimport PyDict_Next
+
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.ref cimport PyObject
@@ -28,6 +29,40 @@ cdef extern from *:
     }
     """
     void fastopt_prefetch(const char *row, Py_ssize_t bytes) noexcept nogil
+
+cdef extern from *:
+    """
+    /* What a step of many small arrays costs is the look at their headers: one pass over both, and no references
+       taken. UNMOVED: the parameter is where it was and can be written. ALIKE: the gradient is as most are, a plain
+       array of the very dtype and shape of its parameter, in other memory. */
+    enum { FASTOPT_UNMOVED = 1, FASTOPT_ALIKE = 2 };
+    static inline int fastopt_look(PyObject *param, PyObject *gradient, const char *memory, Py_ssize_t bytes) {
+      PyArrayObject *p = (PyArrayObject *)param, *g = (PyArrayObject *)gradient;
+      const int dimensions = PyArray_NDIM(p);
+      const npy_intp *shape = PyArray_DIMS(p), *other = shape;
+      Py_ssize_t size = PyArray_ITEMSIZE(p);
+      int k, seen = 0, alike = 0;
+      if (gradient != NULL && Py_TYPE(gradient) == &PyArray_Type) {
+        const char *data = PyArray_BYTES(g);
+        alike = PyArray_DESCR(g) == PyArray_DESCR(p) && PyArray_NDIM(g) == dimensions
+            && (PyArray_FLAGS(g) & NPY_ARRAY_CARRAY_RO) == NPY_ARRAY_CARRAY_RO
+            && (data >= memory + bytes || memory >= data + bytes);
+        if (alike) other = PyArray_DIMS(g);
+      }
+      for (k = 0; k < dimensions; k++) {
+        size *= shape[k];
+        alike &= shape[k] == other[k];
+      }
+      if (alike) seen = FASTOPT_ALIKE;
+      if (PyArray_BYTES(p) == memory && size == bytes && PyArray_ISCARRAY(p)) seen |= FASTOPT_UNMOVED;
+      return seen;
+    }
+    """
+    enum:
+        UNMOVED "FASTOPT_UNMOVED"
+        ALIKE "FASTOPT_ALIKE"
+    int fastopt_look(PyObject *param, PyObject *gradient, const char *memory, Py_ssize_t bytes) noexcept
+    PyObject *PyList_GET_ITEM(list items, Py_ssize_t i) noexcept  # borrowed; Cython's own takes a reference
 
 cdef enum:
     BLOCK = 2048          # elements: the block's rows and the scratch stay in a 48 KB L1
@@ -161,15 +196,6 @@ cdef int fill(Scalars *scalars, tuple values) except -1:
         scalars.f64[i] = x
         scalars.f32[i] = <float>x
     return 0
-
-
-cdef inline Py_ssize_t bytes_of(cnp.ndarray array) noexcept:
-    """The size of an array in bytes; inline, as it is asked for every parameter of every step."""
-    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(array)
-    cdef int k
-    for k in range(cnp.PyArray_NDIM(array)):
-        size *= cnp.PyArray_DIMS(array)[k]
-    return size
 
 
 cdef inline bint belongs(const Item *item, const Cohort *cohort, Py_ssize_t scalars) noexcept nogil:
@@ -551,8 +577,11 @@ cdef class Plan:
         the same order by run(). With None the bound gradients are used.
         """
         cdef Py_ssize_t i, k
+        cdef int seen
         cdef Item *item
-        cdef cnp.ndarray param
+        cdef Gradient *gradient
+        cdef PyObject *param
+        cdef PyObject *given
         self.check_idle()
         if gradients is not None:
             if len(gradients) != self.walk.count:
@@ -567,17 +596,24 @@ cdef class Plan:
         self.elements = 0
         for i in range(self.walk.count):
             item = &self.walk.items[i]
-            param = <cnp.ndarray>self.params[i]
-            if gradients is not None:
-                given = gradients[i]
-                self.take(item, param, i, given, &self.fresh[i])
-            if self.walk.gradients[i].width == 0:
+            gradient = &self.walk.gradients[i]
+            param = PyList_GET_ITEM(self.params, i)
+            given = PyList_GET_ITEM(gradients, i) if gradients is not None else NULL
+            seen = fastopt_look(param, given, item.param, item.size * item.width)
+            if given != NULL:
+                if seen & ALIKE and self.takes_dense:
+                    gradient.data = cnp.PyArray_BYTES(<cnp.ndarray>given)
+                    gradient.width = item.width
+                    gradient.rows = NULL
+                else:
+                    self.take(item, <cnp.ndarray>param, i, <object>given, gradient)
+                    if len(gradients) != self.walk.count:  # to convert one may run code that changes the list
+                        self.wrong_count(gradients)
+            if gradient.width == 0:
                 continue
-            if (cnp.PyArray_BYTES(param) != item.param or not cnp.PyArray_ISCARRAY(param)
-                    or bytes_of(param) != item.size * item.width):
-                self.changed_parameter(i, param)
-            self.elements += (item.size if self.walk.gradients[i].rows == NULL
-                              else item.size // item.rows * self.walk.gradients[i].count)
+            if not seen & UNMOVED:
+                self.changed_parameter(i, <cnp.ndarray>param)
+            self.elements += item.size if gradient.rows == NULL else item.size // item.rows * gradient.count
             # cohorts are few and items come group by group: the last one nearly always fits
             k = self.cohort_count - 1
             while k >= 0 and not belongs(item, &self.walk.cohorts[k], self.scalars):

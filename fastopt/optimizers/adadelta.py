@@ -36,6 +36,7 @@ class Adadelta(Optimizer):
     """
 
     rule = "adadelta"
+    settles = True
     state_slots = ("square_avg", "acc_delta")
     hyperparameters = {
         "lr": nonnegative,

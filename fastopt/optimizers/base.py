@@ -46,6 +46,7 @@ class Optimizer(Hooked):
     scalar_slots: ClassVar[tuple[str, ...]] = ()  # names of the numbers that each parameter has beside its arrays
     sparse: ClassVar[str] = "no"  # "too": accepts sparse gradients; "only": no dense ones
     fixed: ClassVar[dict] = {}  # hyperparameters that are not arguments
+    settles: ClassVar[bool] = False  # True: the coefficients of step 2 are those of every later one
     counts_steps: ClassVar[bool] = True  # False: torch keeps no step count for this method
 
     integer_step: ClassVar[bool] = False  # True: a checkpoint of torch has the step count as an int
@@ -196,7 +197,7 @@ class Optimizer(Hooked):
             self.check_settings(settings)
 
     def _settings(self, index):
-        """The plain hyperparameters of a group for the step to come, and its prepare stage.
+        """What a group has for the step to come: plain hyperparameters, prepare stage, answer to a later cohort.
 
         A value is checked again only where another object took its place.
         """
@@ -214,7 +215,9 @@ class Optimizer(Hooked):
             if not is_schedule(value) and not hasattr(value, "__dlpack__"):
                 stays[name] = settings[name]
         self.check_settings(settings)
-        result = settings, (-1.0 if settings.get("maximize") else 1.0, self.coupled_decay(settings))
+        prepare = (-1.0 if settings.get("maximize") else 1.0, self.coupled_decay(settings))
+        later = (prepare, self.coefficients(settings, 2), ()) if self.settles else None
+        result = settings, prepare, later
         self._settled[index] = (list(group.values()) if len(stays) == len(settings) else None), result
         self._lasting[index] = dict(group), stays
         rows = tuple(self.slots(settings))
@@ -448,8 +451,12 @@ class Optimizer(Hooked):
             answers = []
             for index, step, scalars in cohorts:
                 known, settled = self._settled[index]
-                settings, prepare = settled if unchanged(self.param_groups[index], known) else self._settings(index)
-                if self.scalar_slots:
+                if not unchanged(self.param_groups[index], known):
+                    settled = self._settings(index)
+                settings, prepare, later = settled
+                if later and step > 1:
+                    answers.append(later)
+                elif self.scalar_slots:
                     answers.append((prepare, *self._with_scalars(settings, step, scalars)))
                 else:
                     answers.append((prepare, self.coefficients(settings, step), scalars))

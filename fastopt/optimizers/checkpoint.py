@@ -34,7 +34,7 @@ def pack_state(optimizer, position):
     plan = optimizer._plan
     step, entries = plan.get_step(position), dict(optimizer._arrays[position])
     if optimizer.eager_state and not entries:
-        settings, _ = optimizer._settings(plan.group(position))
+        settings = optimizer._settings(plan.group(position))[0]
         entries = {name: full_like(plan.params[position], value)
                    for name, value in optimizer.slots(settings).items()}
     if optimizer.counts_steps and (step or optimizer.eager_state):

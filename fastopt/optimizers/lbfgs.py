@@ -300,7 +300,7 @@ class LBFGS(Optimizer):
 
     def _whole_step(self, closure):
         """A step that is made or undone."""
-        settings, _ = self._settings(0)
+        settings = self._settings(0)[0]
         vectors = self._vectors()
         memory = self._arrays[0].get(MEMORY) or Memory(vectors, settings["history_size"])
         vectors.save(vectors.start)

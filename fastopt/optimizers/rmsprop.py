@@ -40,6 +40,7 @@ class RMSprop(Optimizer):
     """
 
     rule = "rmsprop"
+    settles = True
     state_slots = ("square_avg", "momentum_buffer", "grad_avg")
     hyperparameters = {
         "lr": nonnegative,

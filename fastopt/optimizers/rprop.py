@@ -36,6 +36,7 @@ class Rprop(Optimizer):
     """
 
     rule = "rprop"
+    settles = True
     state_slots = ("prev", "step_size")
     hyperparameters = {
         "lr": nonnegative,

@@ -41,6 +41,7 @@ class SGD(Optimizer):
     """
 
     rule = "sgd"
+    settles = True
     state_slots = ("momentum_buffer",)
     counts_steps = False
     sparse = "too"
