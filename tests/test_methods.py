@@ -283,3 +283,30 @@ def test_variants_that_torch_does_not_have_are_marked(method, options):
     torch = pytest.importorskip("torch")
     theirs = parameters_of(getattr(torch.optim, method.name))
     assert torch_knows(method, options) == all(name in theirs for name in options)
+
+
+@every_case
+def test_coefficients_that_settle_are_those_of_step_2(method, options):
+    optimizer = method.optimizer(np.zeros(1), **options)
+    settings = optimizer._settings(0)[0]
+    if method.optimizer.scalar_slots:
+        assert not method.optimizer.settles
+        return
+    later = {method.optimizer.coefficients(settings, step) for step in (2, 3, 10, 1000)}
+    assert len(later) == 1 or not method.optimizer.settles
+
+
+def test_a_gradient_whose_conversion_empties_the_list_is_an_error():
+    grads = []
+
+    class Shrinking:
+        @property
+        def __array_interface__(self):
+            del grads[1:]
+            return np.ones(2).__array_interface__
+
+    params = [np.zeros(2), np.zeros(2)]
+    grads += [Shrinking(), np.ones(2)]
+    with pytest.raises(ValueError, match="one entry for each of the 2 parameters"):
+        fastopt.SGD(params).step(grads)
+    assert not any(param.any() for param in params)

@@ -26,8 +26,10 @@ cdef struct Item:            # one parameter
 cdef struct Gradient:
     char *data
     int width                # 0: none in this step
-    const long long *rows    # NULL: dense; else the rows that `data` has, each once
-    Py_ssize_t count         # of rows
+    const long long *rows    # NULL: dense; else the touched rows: see SparseRows
+    Py_ssize_t count         # of touched rows
+    const long long *starts  # row rows[k] is the sum of rows order[starts[k]], ..., order[starts[k + 1] - 1] of data
+    const long long *order
 
 cdef struct Scalars:         # coefficients in the two dtypes, rounded once
     float f32[COEFFICIENTS]

@@ -67,9 +67,14 @@ cdef extern from *:
 cdef enum:
     BLOCK = 2048          # elements: the block's rows and the scratch stay in a 48 KB L1
     ITEM_WORK = 32        # what an item costs beside its elements, in elements
-    AHEAD = 8             # rows: a touched row is asked for while so many others are stepped; misses cost the most
+    AHEAD = 16            # rows: a touched row is asked for while so many others are stepped; misses cost the most
     AHEAD_BYTES = 1024    # of a row, at most: its rest the hardware fetches
     HOLD_GIL = 8192       # a step of fewer elements ends sooner than a GIL hand-over pays
+
+
+ctypedef fused real:
+    float
+    double
 
 
 # ---- the walk ----------------------------------------------------------------------------------
@@ -84,9 +89,22 @@ cdef inline Py_ssize_t cut(const Item *item, Py_ssize_t work) noexcept nogil:
     return into - into % BLOCK
 
 
+cdef inline void sum_rows(real *sums, const Gradient *gradient, Py_ssize_t k, Py_ssize_t first, Py_ssize_t length,
+                          Py_ssize_t n) noexcept nogil:
+    """Writes n elements, from `first`, of the touched row k into `sums`: those of its stored rows, one by one."""
+    cdef const real *row
+    cdef Py_ssize_t s, i
+    memset(sums, 0, n * sizeof(real))
+    for s in range(gradient.starts[k], gradient.starts[k + 1]):
+        row = <const real*>gradient.data + gradient.order[s] * length + first
+        for i in range(n):
+            sums[i] += row[i]
+
+
 cdef void walk_rows(const Item *item, const Gradient *gradient, rule_t rule, const void *c, prepare_t prepare,
                     const void *prepare_c, Py_ssize_t lo, Py_ssize_t hi, void *scratch) noexcept nogil:
     """Steps the rows of a sparse gradient that fall to the elements lo to hi, were the rows spread evenly."""
+    cdef double sums[BLOCK]
     cdef Py_ssize_t length, k, j, last, n, at, into
     cdef char *h
     if gradient.count == 0 or item.size == 0:
@@ -105,7 +123,14 @@ cdef void walk_rows(const Item *item, const Gradient *gradient, rule_t rule, con
         while into < length:
             n = length - into if length - into < BLOCK else BLOCK
             at = (<Py_ssize_t>gradient.rows[k] * length + into) * item.width
-            h = gradient.data + (k * length + into) * gradient.width
+            if gradient.starts[k + 1] == gradient.starts[k] + 1:
+                h = gradient.data + (gradient.order[gradient.starts[k]] * length + into) * gradient.width
+            else:
+                h = <char*>sums
+                if gradient.width == 4:
+                    sum_rows(<float*>sums, gradient, k, into, length, n)
+                else:
+                    sum_rows(<double*>sums, gradient, k, into, length, n)
             if prepare != NULL:
                 prepare(scratch, h, item.param + at, n, prepare_c)
                 h = <char*>scratch
@@ -490,7 +515,7 @@ cdef class Plan:
 
     cdef int take_rows(self, Item *item, Py_ssize_t i, object given, Gradient *out) except -1:
         """Checks a sparse gradient and writes its pointers."""
-        cdef cnp.ndarray values, rows
+        cdef cnp.ndarray values
         if not self.takes_sparse:
             self.wrong_sparsity(i, "sparse")
         if not isinstance(given, SparseRows):
@@ -498,18 +523,20 @@ cdef class Plan:
         param = self.params[i]
         if given.shape != param.shape:
             self.wrong_shape(i, given)
-        if given.values.dtype.kind != param.dtype.kind:
-            self.wrong_dtype(i, given.values)
+        if given.stored.dtype.kind != param.dtype.kind:
+            self.wrong_dtype(i, given.stored)
         if self.on_sparse is not None:
             given = self.on_sparse()(i, given)
-        values, rows = given.values, given.indices
+        values = given.stored
         if self.converted is None:
             self.converted = []
         self.converted.append(given)
         out.data = cnp.PyArray_BYTES(values)
         out.width = <int>(cnp.PyArray_ITEMSIZE(values) // (2 if cnp.PyArray_ISCOMPLEX(values) else 1))
-        out.rows = <const long long*>cnp.PyArray_BYTES(rows)
-        out.count = cnp.PyArray_SIZE(rows)
+        out.count = len(given.indices)
+        out.rows = <const long long*>cnp.PyArray_BYTES(<cnp.ndarray>given.indices)
+        out.starts = <const long long*>cnp.PyArray_BYTES(<cnp.ndarray>given.starts)
+        out.order = <const long long*>cnp.PyArray_BYTES(<cnp.ndarray>given.order)
         if (out.data < item.param + item.size * item.width
                 and item.param < out.data + cnp.PyArray_NBYTES(values)):
             raise ValueError(f"gradient of {self.label(i)} shares memory with its parameter")
@@ -621,6 +648,8 @@ cdef class Plan:
             if k < 0:
                 k = self.new_cohort(item)
             item.cohort = <int>k
+        if gradients is not None and self.elements >= HOLD_GIL:
+            self.given = gradients[:]  # while the GIL is not held, another thread may change the list
         self.busy = True
         return [(self.walk.cohorts[k].group, self.walk.cohorts[k].step,
                  numbers(self.walk.cohorts[k].scalar, self.scalars)) for k in range(self.cohort_count)]

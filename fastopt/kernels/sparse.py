@@ -1,11 +1,10 @@
 """Row-sparse gradients: of an embedding table, where a batch touches few rows."""
 
-import math
 from typing import Any
 
 import numpy as np
 
-from .rows import add_rows
+from .rows import group
 
 __all__ = ["SparseRows"]
 
@@ -15,8 +14,13 @@ class SparseRows:
 
     Args:
         indices: the rows, whole numbers from 0; shape (k,). A row named more than once has the sum of its values.
-        values: float32, float64, complex64 or complex128; shape (k, *shape[1:]). Only read.
+        values: float32, float64, complex64 or complex128; shape (k, *shape[1:]). Only read, and not copied if
+            C-contiguous: leave them alone until the step.
         shape: the shape of the parameter.
+
+    Attributes:
+        indices: the rows, each once, ascending.
+        values: a new array with the sum for each of them.
 
     A `scipy.sparse` matrix (CSR, CSC, COO) serves as a gradient too: its touched rows are those with a stored entry.
     SGD, Adagrad and SparseAdam accept sparse gradients. The cost of a step follows the touched rows, not the table,
@@ -34,7 +38,7 @@ class SparseRows:
            [-2., -2.]], dtype=float32)
     """
 
-    __slots__ = ("indices", "shape", "values")
+    __slots__ = ("indices", "order", "shape", "starts", "stored")
 
     def __init__(self, indices: Any, values: Any, shape: tuple[int, ...]) -> None:
         rows, values = np.asarray(indices), np.asarray(values)
@@ -51,8 +55,9 @@ class SparseRows:
             raise ValueError(f"values must have shape {(len(rows), *shape[1:])}, got {values.shape}")
         if len(rows) and not 0 <= rows.min() <= rows.max() < shape[0]:
             raise ValueError(f"indices must be from 0 to {shape[0] - 1}, got {rows.min()} to {rows.max()}")
-        self.indices, self.values = summed(rows.astype(np.int64, copy=False), values)
-        self.shape = shape
+        # row indices[k] is the sum of the stored rows order[starts[k] : starts[k + 1]], in this order
+        self.indices, self.starts, self.order = group(np.ascontiguousarray(rows, np.int64), shape[0])
+        self.stored, self.shape = np.ascontiguousarray(values).reshape(values.shape), shape
 
     @classmethod
     def of(cls, matrix):
@@ -63,39 +68,25 @@ class SparseRows:
         np.add.at(values, (place, entries.col), entries.data)
         return cls(rows, values, matrix.shape)
 
+    @property
+    def values(self):
+        sums = np.zeros((len(self.indices), *self.shape[1:]), self.stored.dtype)
+        np.add.at(sums, np.repeat(np.arange(len(self.indices)), np.diff(self.starts)), self.stored[self.order])
+        return sums
+
     def to_dense(self):
         """The gradient as an ordinary array."""
-        dense = np.zeros(self.shape, self.values.dtype)
+        dense = np.zeros(self.shape, self.stored.dtype)
         dense[self.indices] = self.values
         return dense
 
     def over(self, rows):
-        """The same gradient with zeros for more rows: `rows` are sorted and hold all of `indices`."""
-        values = np.zeros((len(rows), *self.shape[1:]), self.values.dtype)
-        values[np.searchsorted(rows, self.indices)] = self.values
+        """The same gradient with zeros for more rows: `rows` ascend and hold all of `indices`."""
         wider = object.__new__(SparseRows)
-        wider.indices, wider.values, wider.shape = rows, values, self.shape
+        wider.indices, wider.order, wider.stored, wider.shape = rows, self.order, self.stored, self.shape
+        wider.starts = self.starts[np.searchsorted(self.indices, np.append(rows, self.shape[0]))]
         return wider
 
     def __repr__(self):
-        return f"SparseRows({len(self.indices)} rows of {self.shape}, {self.values.dtype})"
+        return f"SparseRows({len(self.indices)} rows of {self.shape}, {self.stored.dtype})"
 
-
-def summed(rows, values):
-    """Contiguous rows and values in which no row is named twice; sums are in the order given."""
-    bits = max(1, len(rows) - 1).bit_length()
-    keys = np.sort((rows << bits) | np.arange(len(rows)))  # by row, then by place: a stable order from one fast sort
-    ordered = keys >> bits
-    first = np.concatenate(([True], ordered[1:] != ordered[:-1]))
-    if len(rows) == 0 or first.all():
-        return np.ascontiguousarray(rows), np.ascontiguousarray(values)
-    sums = np.zeros((np.count_nonzero(first), *values.shape[1:]), values.dtype)
-    real = values.real.dtype
-    order = keys & ((1 << bits) - 1)
-    add_rows(pairs(sums, real), pairs(np.ascontiguousarray(values), real), order, np.cumsum(first) - 1)
-    return ordered[first], sums
-
-
-def pairs(array, dtype):
-    """A matrix of reals over the memory of `array`, a row for each of its rows."""
-    return array.reshape(len(array), math.prod(array.shape[1:])).view(dtype)
