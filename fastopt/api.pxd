@@ -15,6 +15,7 @@
 #   adadelta rho, 1-rho, eps, eta
 #   asgd     1-lambd*eta, eta, mu, 1 if averaging
 #   rprop    minus, plus, least, most, 0, 1, -1
+#   average  w, 1-w                           p += w (g - p): p is the average of the parameter g
 # State arrays come in the order of the method's slots; NULL where the options need none (see kernels/rules.pxi).
 # Arrays must not overlap. Nothing is checked and subnormals are not flushed: that is the caller's.
 

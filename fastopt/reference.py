@@ -196,6 +196,11 @@ def muon(param, grad, state, step, *, lr=1e-3, weight_decay=0.1, momentum=0.95, 
     param -= lr * (weight_decay * param + ratio * x)
 
 
+def average(mean, param, weight):
+    """Moves the average of a parameter towards it in place, by `weight` of the way: `fastopt.averages`."""
+    mean[...] = mean + weight * (param - mean) if weight < 0.5 else param - (1 - weight) * (param - mean)
+
+
 def rms(x):
     return float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
 

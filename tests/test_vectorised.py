@@ -6,9 +6,8 @@ import shutil
 import subprocess
 
 import pytest
-from common import ELEMENTWISE
 
-from fastopt.kernels import cpu
+from fastopt.kernels import cpu, simd
 
 # per level: the width of its registers in the disassembly
 REGISTERS = {"v2": "xmm", "v3": "ymm", "v4": "[yz]mm"}
@@ -25,7 +24,12 @@ INSTRUCTIONS = {
     "adadelta": ("mulp", "divp", "sqrtp"),
     "asgd": ("mulp", "subp"),
     "rprop": ("mulp", "subp"),
+    "average": ("mulp", "subp", "addp"),
 }
+
+
+def test_every_rule_is_looked_at():
+    assert set(INSTRUCTIONS) == set(simd.table(simd.level()).RULES) - {"traffic"}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +58,7 @@ def function(text, rule, fused):
 
 
 @pytest.mark.skipif(not cpu.IS_X86, reason="x86-64 only")
-@pytest.mark.parametrize("rule", sorted({method.optimizer.rule for method in ELEMENTWISE}))
+@pytest.mark.parametrize("rule", INSTRUCTIONS)
 @pytest.mark.parametrize("fused", [0, 1], ids=["float32", "float64"])
 @pytest.mark.parametrize("level", REGISTERS)
 def test_a_rule_is_vector_code(level, rule, fused, disassembly):

@@ -366,6 +366,37 @@ cdef void rprop(vec p, vec g, vec prev, vec z, vec _2, vec _3, Py_ssize_t n, vec
         p[i] = p[i] - sign * z[i]
 
 
+# ---- the average of weights --------------------------------------------------------------------
+
+# p = p + w (g - p) where w < 1/2, else p = g - u (g - p), with u = 1 - w; a copy of g where u = 0. Here p is the
+# average and g the parameter that it follows. The two forms are one in exact arithmetic; each rounds least on its
+# side, and is torch's lerp. Polyak, Juditsky 1992; Izmailov et al. 2018, arXiv 1803.05407.
+cdef inline loop average_loop(vec p, vec g, Py_ssize_t n, vec c, bint first, bint light) noexcept nogil:
+    cdef Py_ssize_t i
+    w, u = c[0], c[1]
+    for i in range(n):
+        if vec is f32:
+            h = clean32(g[i])
+            q = clean32(p[i])
+        else:
+            h = clean64(g[i])
+            q = clean64(p[i])
+        if first:
+            p[i] = h
+        elif light:
+            p[i] = q + w * (h - q)
+        else:
+            p[i] = h - u * (h - q)
+
+cdef void average(vec p, vec g, vec _0, vec _1, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    if c[0] < c[1]:
+        average_loop(p, g, n, c, False, True)
+    elif c[1]:
+        average_loop(p, g, n, c, False, False)
+    else:
+        average_loop(p, g, n, c, True, False)
+
+
 # ---- the same-traffic limit --------------------------------------------------------------------
 
 # Reads g, reads and writes p and every state array with one multiplication each: what a rule with this
@@ -410,6 +441,7 @@ RULES = {
     "adadelta": (capsule(<void*>adadelta[f32]), capsule(<void*>adadelta[f64])),
     "asgd": (capsule(<void*>asgd[f32]), capsule(<void*>asgd[f64])),
     "rprop": (capsule(<void*>rprop[f32]), capsule(<void*>rprop[f64])),
+    "average": (capsule(<void*>average[f32]), capsule(<void*>average[f64])),
     "traffic": (capsule(<void*>traffic[f32]), capsule(<void*>traffic[f64])),
 }
 
