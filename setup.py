@@ -75,7 +75,7 @@ class BuildExt(build_ext):
 
 
 walker = ["kernels/plan.pxd", "kernels/flush.pxi"]
-rules = ["kernels/rules.pxi", "kernels/factored.pxi"]
+rules = ["kernels/rules.pxi", "kernels/stages.pxi", "kernels/factored.pxi"]
 extensions = [extension(f"kernels.level_{level}", RULES + flags, rules) for level, flags in LEVELS.items()]
 extensions.append(extension("kernels.cpu", ["-O2"]))
 extensions.append(extension("kernels.plan", ["-O3", "-ffp-contract=off"], walker))

@@ -79,7 +79,7 @@ def test_threads(method, options, dtype, team, monkeypatch):
     serial = bits(method, options, dtype)
     calls = []
     run = threads.parallel().run
-    monkeypatch.setattr(threads.parallel(), "run", lambda *args: (calls.append(args[1]), run(*args)))
+    monkeypatch.setattr(threads.parallel(), "run", lambda *args: (calls.append(args[2]), run(*args)))
     for n in (2, 3, 7):
         monkeypatch.setattr(threads, "num_threads", n)
         assert bits(method, options, dtype) == serial, n

@@ -1,4 +1,4 @@
-# Adafactor (Shazeer, Stern 2018, arXiv 1804.04235), compiled once per level, after rules.pxi.
+# Adafactor (Shazeer, Stern 2018, arXiv 1804.04235), compiled once per level, after stages.pxi.
 #
 #   R = (1-w) R + w rowmeans(G^2);  C = (1-w) C + w colmeans(G^2);  V = R C / max(mean(R), eps1)
 #   U = G / sqrt(max(V, eps1^2));  P = P - alpha / max(1, RMS(U) / d) U - decay P;  alpha = rho max(eps2, RMS(P))
@@ -13,10 +13,8 @@
 #
 # Sums are taken in double, in 16 lanes or 4 rows at a time, in an order that depends on the shape only.
 
-from libc.float cimport DBL_MAX
 
 cdef enum:
-    LANES = 16           # like PANEL a literal in range(), which needs one
     PANEL = 4096         # columns whose factors are kept on the stack
     FEW = 64             # rows: a panel of so many is 1 MB of float32
 
@@ -47,13 +45,6 @@ cdef inline double lerp(double start, double end, double w) noexcept nogil:
     if w < 0.5:
         return start + w * (end - start)
     return end - (end - start) * (1.0 - w)
-
-cdef double total(const double *lanes) noexcept nogil:
-    cdef double sums[4]
-    cdef Py_ssize_t k
-    for k in range(4):
-        sums[k] = (lanes[k] + lanes[k + 4]) + (lanes[k + 8] + lanes[k + 12])
-    return (sums[0] + sums[1]) + (sums[2] + sums[3])
 
 
 # ---- reductions of a run -----------------------------------------------------------------------
@@ -360,21 +351,6 @@ cdef inline loop vector_loop(vec y, source g, vec v, Py_ssize_t n, const double 
         x = h * h
         v[i] = v[i] + w * (x - v[i]) if late else x - (x - v[i]) * keep
         y[i] = x / (least if v[i] < least else v[i])
-
-# sum y, in lanes
-cdef double plain_sum(vec y, Py_ssize_t n) noexcept nogil:
-    cdef double lanes[LANES]
-    cdef double sum
-    cdef Py_ssize_t i, k, whole = n - n % LANES
-    for k in range(LANES):
-        lanes[k] = 0.0
-    for i in range(0, whole, 16):
-        for k in range(LANES):
-            lanes[k] += <double>y[i + k]
-    sum = total(lanes)
-    for i in range(whole, n):
-        sum += <double>y[i]
-    return sum
 
 # p -= s g / sqrt(max(v, eps1^2)) + decay p
 cdef inline loop apply_vector(vec p, source g, vec v, Py_ssize_t n, const double *c, bint decayed) noexcept nogil:

@@ -26,11 +26,11 @@ def limit():
     return omp_get_max_threads()
 
 
-def run(size_t address, Py_ssize_t parts):
+def run(size_t address, int purpose, Py_ssize_t parts):
     """Walks the plan at `address` with a team of `parts` threads."""
     cdef Walk *w = <Walk*>address
     with nogil, parallel(num_threads=parts):
-        walk(w, threadid(), omp_get_num_threads())
+        walk(w, purpose, threadid(), omp_get_num_threads())
 
 
 # A child forked while the team sleeps would wait for threads it does not have: let them go before a fork.

@@ -5,9 +5,14 @@ cdef enum:
     STATES = 4           # state arrays a rule can have
     COEFFICIENTS = 12    # coefficients a rule can have
     SCALARS = 2          # numbers a parameter can have beside its state arrays
+    FOLLOWERS = 8        # stages after the rule
+    MEASURES = 4         # sums over a parameter that a walk can take
 
 ctypedef void (*rule_t)(void *p, void *g, void *s0, void *s1, void *s2, void *s3,
                         Py_ssize_t n, const void *c) noexcept nogil
+ctypedef double (*sum_t)(const void *x, Py_ssize_t n, double order) noexcept nogil
+ctypedef double (*measure_t)(const void *p, const void *before, const void *h, const void *v, Py_ssize_t n,
+                             const double *c) noexcept nogil
 ctypedef void (*prepare_t)(void *h, void *g, void *p, Py_ssize_t n, const void *c) noexcept nogil
 
 cdef struct Item:            # one parameter
@@ -18,10 +23,14 @@ cdef struct Item:            # one parameter
     Py_ssize_t rows          # length of the first dimension, at least 1
     int width                # bytes of an element: 4 or 8
     int group
+    int variant              # what the caller tells parameters of one group apart by
     int cohort               # its coefficients in this step
     bint ready               # its state arrays exist
     long long step           # steps made
     double scalar[SCALARS]
+    Py_ssize_t block         # of its first element, counted over all parameters
+    Py_ssize_t unit          # elements of a unit: a run that has a scale and an offset of its own
+    Py_ssize_t first_unit    # counted over all parameters
 
 cdef struct Gradient:
     char *data
@@ -35,14 +44,24 @@ cdef struct Scalars:         # coefficients in the two dtypes, rounded once
     float f32[COEFFICIENTS]
     double f64[COEFFICIENTS]
 
-cdef struct Cohort:          # the items of one group that are at the same step
+cdef struct Cohort:          # the items of one group and variant that are at the same step
     int group
+    int variant
     long long step
     double scalar[SCALARS]   # of its items before this step
     double after[SCALARS]    # and after it
     bint prepared            # the prepare stage has something to do beside converting
-    Scalars prepare          # scale, coupled decay
+    Scalars prepare          # scale, coupled decay, offset, limit (0: neither); then two numbers of the measures
     Scalars rule
+    Scalars follow           # what the stages after the rule have of their group
+
+cdef struct Follower:        # a stage after the rule
+    rule_t stage[2]          # float32, float64
+    char **memory            # an array of each item, or NULL for an item that it leaves out; NULL: it has none
+    bint always              # also where there is no gradient in this step
+    bint active
+    int place                # of its coefficients in Cohort.follow; -1: they are here
+    Scalars c
 
 cdef struct Walk:
     Item *items
@@ -53,5 +72,28 @@ cdef struct Walk:
     prepare_t prepare[2][2]  # [parameter][gradient]
     Py_ssize_t work          # what the threads share: elements, and a constant for each item
     bint flush               # subnormals to zero
+    # ---- stages beside the rule and its prepare stage; a walk without them does not look at the rest
+    bint staged
+    bint keeps               # a stage needs the block as it was before the rule
+    bint dry                 # nothing is written but the sums
+    bint zero                # clears the gradient behind itself
+    Py_ssize_t followers
+    Follower follower[FOLLOWERS]
+    const double *units      # of each unit: scale and offset of the gradient; NULL: 1 and 0
+    # ---- sums
+    double *sums             # of each block, or unit: MEASURES numbers
+    sum_t power[2]           # float32, float64
+    sum_t plain[2]
+    double order
+    bint sum_gradient        # sums[0]: sum |g|^order
+    bint sum_param           # sums[1]: sum p^2, after the rule
+    Py_ssize_t measures
+    measure_t measure[2][2]  # sums[2], sums[3]
+    int measured             # the state array that they see
 
-cdef void walk(const Walk *w, Py_ssize_t part, Py_ssize_t parts) noexcept nogil
+cdef enum:
+    STEP                     # what a walk does: steps,
+    BLOCKS                   # sums each block of the gradients,
+    UNITS                    # or each unit: sum g, sum g^2, sum p^2
+
+cdef void walk(const Walk *w, int purpose, Py_ssize_t part, Py_ssize_t parts) noexcept nogil

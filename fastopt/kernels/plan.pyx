@@ -8,7 +8,11 @@ from cpython.dict cimport PyDict_Next
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.ref cimport PyObject
+from libc.float cimport DBL_MAX
+from libc.math cimport INFINITY
 from libc.string cimport memcpy, memset
+
+import numpy as np
 
 from . import simd, threads
 from .arrays import as_array
@@ -20,6 +24,11 @@ include "flush.pxi"
 
 cdef extern from *:
     """
+    #ifdef _MSC_VER
+      #define FASTOPT_APART __declspec(noinline) void
+    #else
+      #define FASTOPT_APART __attribute__((noinline)) void
+    #endif
     /* asks for the cache lines of a row that will soon be written */
     static void fastopt_prefetch(const char *row, Py_ssize_t bytes) {
     #if defined(__GNUC__) || defined(__clang__)
@@ -28,6 +37,7 @@ cdef extern from *:
     #endif
     }
     """
+    ctypedef void apart "FASTOPT_APART"  # not inlined: its frame and registers are not the caller's
     void fastopt_prefetch(const char *row, Py_ssize_t bytes) noexcept nogil
 
 cdef extern from *:
@@ -101,7 +111,7 @@ cdef inline void sum_rows(real *sums, const Gradient *gradient, Py_ssize_t k, Py
             sums[i] += row[i]
 
 
-cdef void walk_rows(const Item *item, const Gradient *gradient, rule_t rule, const void *c, prepare_t prepare,
+cdef apart walk_rows(const Item *item, const Gradient *gradient, rule_t rule, const void *c, prepare_t prepare,
                     const void *prepare_c, Py_ssize_t lo, Py_ssize_t hi, void *scratch) noexcept nogil:
     """Steps the rows of a sparse gradient that fall to the elements lo to hi, were the rows spread evenly."""
     cdef double sums[BLOCK]
@@ -143,8 +153,136 @@ cdef void walk_rows(const Item *item, const Gradient *gradient, rule_t rule, con
             into += n
 
 
-cdef void walk(const Walk *w, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    """Steps share `part` of `parts` of the plan's work, block by block.
+cdef apart sum_blocks(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi) noexcept nogil:
+    """Sums the blocks of a gradient from lo to hi."""
+    cdef const Gradient *gradient = &w.gradients[k]
+    cdef double *sums = w.sums + (w.items[k].block + lo // BLOCK) * MEASURES
+    cdef Py_ssize_t n
+    while lo < hi:
+        n = hi - lo if hi - lo < BLOCK else BLOCK
+        sums[0] = w.power[gradient.width == 8](gradient.data + lo * gradient.width, n, w.order)
+        sums += MEASURES
+        lo += n
+
+
+cdef apart sum_units(const Walk *w, Py_ssize_t k, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    """Sums the units that start between begin and end, each whole."""
+    cdef const Item *item = &w.items[k]
+    cdef const Gradient *gradient = &w.gradients[k]
+    cdef Py_ssize_t u, n = item.unit, first = begin - item.start, last = end - item.start
+    cdef const char *g
+    cdef double *sums
+    if n == 0:
+        return
+    u = (first + n - 1) // n if first > 0 else 0
+    while u * n < last and u * n < item.size:
+        g = gradient.data + u * n * gradient.width
+        sums = w.sums + (item.first_unit + u) * MEASURES
+        sums[0] = w.plain[gradient.width == 8](g, n, 1)
+        sums[1] = w.power[gradient.width == 8](g, n, 2)
+        sums[2] = w.power[item.width == 8](item.param + u * n * item.width, n, 2)
+        u += 1
+
+
+cdef void prepare_units(const Walk *w, const Item *item, const Gradient *gradient, const Cohort *cohort,
+                        prepare_t prepare, Py_ssize_t lo, Py_ssize_t n, char *out) noexcept nogil:
+    """Prepares n elements of a gradient, from lo, each unit with its own scale and offset."""
+    cdef Scalars c = cohort.prepare
+    cdef const void *own_c
+    cdef Py_ssize_t at = lo, m
+    cdef const double *own
+    while at < lo + n:
+        m = item.unit - at % item.unit
+        if m > lo + n - at:
+            m = lo + n - at
+        own = w.units + 2 * (item.first_unit + at // item.unit)
+        c.f64[0] = cohort.prepare.f64[0] * own[0]
+        c.f64[2] = cohort.prepare.f64[0] * own[0] * own[1]
+        c.f64[3] = cohort.prepare.f64[3] if cohort.prepare.f64[3] != 0 else INFINITY
+        c.f32[0], c.f32[2], c.f32[3] = <float>c.f64[0], <float>c.f64[2], <float>c.f64[3]
+        own_c = <const void*>c.f64 if item.width == 8 else <const void*>c.f32
+        prepare(out + (at - lo) * item.width, gradient.data + at * gradient.width, item.param + at * item.width, m,
+                own_c)
+        at += m
+
+
+cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi, void *scratch) noexcept nogil:
+    """Steps the elements lo to hi of an item, with the stages beside its rule."""
+    cdef double before[BLOCK]
+    cdef double copy[STATES + 1][BLOCK]  # for a dry walk
+    cdef const Item *item = &w.items[k]
+    cdef const Gradient *gradient = &w.gradients[k]
+    cdef const Cohort *cohort = &w.cohorts[item.cohort]
+    cdef const Follower *follower
+    cdef const void *c
+    cdef prepare_t prepare
+    cdef char *state[STATES]
+    cdef char *h
+    cdef char *p
+    cdef char *own
+    cdef char *measured
+    cdef double *sums
+    cdef Py_ssize_t n, at, j
+    cdef int wide = item.width == 8
+    while lo < hi:
+        n = hi - lo if hi - lo < BLOCK else BLOCK
+        at = lo * item.width
+        p = item.param + at
+        h = NULL
+        sums = w.sums + (item.block + lo // BLOCK) * MEASURES
+        if gradient.width != 0:
+            h = gradient.data + lo * gradient.width
+            if w.sum_gradient:
+                sums[0] = w.power[gradient.width == 8](h, n, 2)
+            prepare = w.prepare[wide][gradient.width == 8]
+            if w.units != NULL:
+                prepare_units(w, item, gradient, cohort, prepare, lo, n, <char*>scratch)
+                h = <char*>scratch
+            elif cohort.prepared or gradient.width != item.width:
+                c = <const void*>cohort.prepare.f64 if wide else <const void*>cohort.prepare.f32
+                prepare(scratch, h, p, n, c)
+                h = <char*>scratch
+            if w.keeps:
+                memcpy(before, p, n * item.width)
+            for j in range(STATES):
+                state[j] = item.state[j] + at if item.state[j] != NULL else NULL
+            if w.dry:
+                memcpy(copy[STATES], p, n * item.width)
+                p = <char*>copy[STATES]
+                for j in range(STATES):
+                    if state[j] != NULL:
+                        memcpy(copy[j], state[j], n * item.width)
+                        state[j] = <char*>copy[j]
+            c = <const void*>cohort.rule.f64 if wide else <const void*>cohort.rule.f32
+            w.rule[wide](p, h, state[0], state[1], state[2], state[3], n, c)
+        if gradient.width != 0 or not w.dry:
+            for j in range(w.followers):
+                follower = &w.follower[j]
+                if not follower.active or (gradient.width == 0 and not follower.always):
+                    continue
+                if follower.memory != NULL and follower.memory[k] == NULL:
+                    continue
+                if follower.place < 0:
+                    c = <const void*>follower.c.f64 if wide else <const void*>follower.c.f32
+                elif wide:
+                    c = <const void*>&cohort.follow.f64[follower.place]
+                else:
+                    c = <const void*>&cohort.follow.f32[follower.place]
+                own = follower.memory[k] + at if follower.memory != NULL else NULL
+                follower.stage[wide](own, p, <char*>before, h, NULL, NULL, n, c)
+        if gradient.width != 0:
+            for j in range(w.measures):
+                measured = state[w.measured]
+                sums[2 + j] = w.measure[j][wide](p, before, h, measured, n, &cohort.prepare.f64[4])
+            if w.zero:
+                memset(gradient.data + lo * gradient.width, 0, n * gradient.width)
+        if w.sum_param:
+            sums[1] = w.power[wide](p, n, 2)
+        lo += n
+
+
+cdef void walk(const Walk *w, int purpose, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    """Does share `part` of `parts` of the plan's work, block by block.
 
     The blocks are the same for any number of parts; they are cut at parameter ends.
     """
@@ -162,6 +300,7 @@ cdef void walk(const Walk *w, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
     cdef Py_ssize_t low = 0, high = w.count, middle, lo, hi, n, at, k
     cdef Py_ssize_t begin = w.work // parts * part + w.work % parts * part // parts
     cdef Py_ssize_t end = w.work // parts * (part + 1) + w.work % parts * (part + 1) // parts
+    cdef bint flush = w.flush and purpose == STEP
 
     while low < high:                    # the last item that starts at or before `begin`
         middle = (low + high) // 2
@@ -171,16 +310,24 @@ cdef void walk(const Walk *w, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
             high = middle
     k = low - 1 if low > 0 else 0
 
-    if w.flush:
+    if flush:
         mode = fastopt_flush_on()
     while k < w.count and w.items[k].start < end:
         item = &w.items[k]
         gradient = &w.gradients[k]
         k += 1
-        if gradient.width == 0:
+        if gradient.width == 0 and not w.staged:
             continue
         lo = cut(item, begin)
         hi = cut(item, end)
+        if w.staged:
+            if purpose == STEP:
+                walk_staged(w, k - 1, lo, hi, scratch)
+            elif gradient.width != 0 and purpose == BLOCKS:
+                sum_blocks(w, k - 1, lo, hi)
+            elif gradient.width != 0:
+                sum_units(w, k - 1, begin, end)
+            continue
         cohort = &w.cohorts[item.cohort]
         rule = w.rule[item.width == 8]
         c = <const void*>cohort.rule.f64 if item.width == 8 else <const void*>cohort.rule.f32
@@ -207,7 +354,7 @@ cdef void walk(const Walk *w, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
                  item.state[3] + at if item.state[3] != NULL else NULL,
                  n, c)
             lo += n
-    if w.flush:
+    if flush:
         fastopt_flush_restore(mode)
 
 
@@ -216,6 +363,8 @@ cdef void walk(const Walk *w, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
 cdef int fill(Scalars *scalars, tuple values) except -1:
     cdef Py_ssize_t i
     cdef double x
+    if len(values) > COEFFICIENTS:
+        raise ValueError(f"there are at most {COEFFICIENTS} coefficients, got {len(values)}")
     for i in range(len(values)):
         x = values[i]
         scalars.f64[i] = x
@@ -223,9 +372,13 @@ cdef int fill(Scalars *scalars, tuple values) except -1:
     return 0
 
 
+cdef inline Py_ssize_t blocks(Py_ssize_t size) noexcept nogil:
+    return (size + BLOCK - 1) // BLOCK
+
+
 cdef inline bint belongs(const Item *item, const Cohort *cohort, Py_ssize_t scalars) noexcept nogil:
     """Whether an item is at the same point of its trajectory as a cohort."""
-    return (cohort.group == item.group and cohort.step == item.step + 1 and (
+    return (cohort.group == item.group and cohort.variant == item.variant and cohort.step == item.step + 1 and (
         scalars == 0 or (cohort.scalar[0] == item.scalar[0] and cohort.scalar[1] == item.scalar[1])))
 
 
@@ -265,6 +418,10 @@ cdef class Plan:
     cdef readonly str level
     cdef bint takes_dense, takes_sparse
     cdef object on_sparse          # see accept(); or None
+    cdef Py_ssize_t room_sums
+    cdef Py_ssize_t unit_count
+    cdef list followers            # keeps the arrays of the stages alive
+    cdef object units              # keeps the numbers of the units alive
     cdef Py_ssize_t scalars        # numbers that each parameter has beside its state arrays
 
     def __cinit__(self, str rule, level=None, Py_ssize_t scalars=0):
@@ -285,6 +442,9 @@ cdef class Plan:
             f32, f64 = table.RULES[rule]
             self.walk.rule[0] = <rule_t>PyCapsule_GetPointer(f32, "fastopt.rule")
             self.walk.rule[1] = <rule_t>PyCapsule_GetPointer(f64, "fastopt.rule")
+        for k in range(2):
+            self.walk.power[k] = <sum_t>PyCapsule_GetPointer(table.SUMS["power"][k], "fastopt.rule")
+            self.walk.plain[k] = <sum_t>PyCapsule_GetPointer(table.SUMS["plain"][k], "fastopt.rule")
         for (p, g), address in table.PREPARE.items():
             self.walk.prepare[p == 8][g == 8] = <prepare_t>PyCapsule_GetPointer(address, "fastopt.rule")
 
@@ -293,6 +453,9 @@ cdef class Plan:
         PyMem_Free(self.walk.cohorts)
         PyMem_Free(self.bound)
         PyMem_Free(self.fresh)
+        PyMem_Free(self.walk.sums)
+        for i in range(self.walk.followers):
+            PyMem_Free(self.walk.follower[i].memory)
 
     def __len__(self):
         return self.walk.count
@@ -341,6 +504,7 @@ cdef class Plan:
             check_parameter(param, called(i, name))
         every = self.names + names
         check_overlap(self.params + params, lambda i: called(i, every[i]))
+        self.stage([])
         self.reserve(first + len(params))
         self.params += params
         self.names += names
@@ -365,11 +529,13 @@ cdef class Plan:
         self.walk.items[i].rows = max(1, cnp.PyArray_DIMS(param)[0]) if cnp.PyArray_NDIM(param) else 1
 
     cdef measure(self):
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, block = 0
         self.walk.work = 0
         for i in range(self.walk.count):
             self.walk.items[i].start = self.walk.work
             self.walk.work += self.walk.items[i].size + ITEM_WORK
+            self.walk.items[i].block = block
+            block += blocks(self.walk.items[i].size)
 
     def rebind(self, params):
         """Points the plan at other arrays of the same shapes and dtypes."""
@@ -518,6 +684,8 @@ cdef class Plan:
         cdef cnp.ndarray values
         if not self.takes_sparse:
             self.wrong_sparsity(i, "sparse")
+        if self.walk.staged:
+            raise TypeError(f"gradient of {self.label(i)} is sparse: the stages of a step need dense gradients")
         if not isinstance(given, SparseRows):
             given = SparseRows.of(given)
         param = self.params[i]
@@ -648,6 +816,11 @@ cdef class Plan:
             if k < 0:
                 k = self.new_cohort(item)
             item.cohort = <int>k
+        if self.walk.zero:
+            for i in range(self.walk.count):
+                array = (self.bound_gradients if gradients is None else gradients)[i]
+                if array is not None and not as_array(array, "a gradient").flags.writeable:
+                    raise ValueError(f"gradient of {self.label(i)} is read-only: it cannot be cleared")
         if gradients is not None and self.elements >= HOLD_GIL:
             self.given = gradients[:]  # while the GIL is not held, another thread may change the list
         self.busy = True
@@ -671,6 +844,7 @@ cdef class Plan:
             self.room_cohorts = room
         cohort = &self.walk.cohorts[self.cohort_count]
         cohort.group = item.group
+        cohort.variant = item.variant
         cohort.step = item.step + 1
         memcpy(cohort.scalar, item.scalar, sizeof(item.scalar))
         self.cohort_count += 1
@@ -683,37 +857,237 @@ cdef class Plan:
         return [i for i in range(self.walk.count)
                 if self.walk.gradients[i].width != 0 and not self.walk.items[i].ready]
 
-    def run(self, list coefficients not None, num_threads=None):
+    def run(self, list coefficients not None, num_threads=None, bint dry=False):
         """Makes the step and gives the plan back.
 
-        `coefficients` has for each cohort: ((scale, coupled decay), rule's coefficients, scalars after the step).
+        `coefficients` has for each cohort: ((scale, coupled decay), rule's coefficients, scalars after the step),
+        and with stages a fourth tuple, the coefficients of those that have a place. With `dry` nothing is written
+        but sums, and the plan stays taken.
         """
-        cdef Py_ssize_t i, k, parts
+        cdef Py_ssize_t i, k
         cdef Cohort *cohort
         if not self.busy or self.rule is None or len(coefficients) != self.cohort_count:
             raise RuntimeError("run() answers the cohorts of begin()")
         for k in range(self.cohort_count):
-            prepare, rule, after = coefficients[k]
-            if len(rule) > COEFFICIENTS or len(after) != self.scalars:
-                raise ValueError(f"a rule has at most {COEFFICIENTS} coefficients and this one {self.scalars} scalars")
             cohort = &self.walk.cohorts[k]
+            if self.walk.staged:
+                prepare, rule, after, follow = coefficients[k]
+                fill(&cohort.follow, follow)
+            else:
+                prepare, rule, after = coefficients[k]
+            if len(after) != self.scalars:
+                raise ValueError(f"the parameters have {self.scalars} scalars, got {len(after)}")
+            cohort.prepare.f64[3] = cohort.prepare.f32[3] = 0
             fill(&cohort.prepare, prepare)
             fill(&cohort.rule, rule)
             for i in range(self.scalars):
                 cohort.after[i] = after[i]
-            cohort.prepared = cohort.prepare.f64[0] != 1 or cohort.prepare.f64[1] != 0
+            cohort.prepared = (cohort.prepare.f64[0] != 1 or cohort.prepare.f64[1] != 0
+                               or cohort.prepare.f64[3] != 0)
+        self.walk.dry = dry
+        self.go(STEP, num_threads)
+        if not dry:
+            self.finish()
+
+    cdef go(self, int purpose, num_threads):
+        """Walks, with as many threads as pay."""
+        cdef Py_ssize_t parts = 1
         self.walk.flush = threads.flush_subnormals
-        parts = 1
         if num_threads is not None or threads.num_threads != 1:
             parts = threads.resolve(num_threads, self.elements)
         if parts > 1:
-            threads.parallel().run(<size_t>&self.walk, parts)
+            threads.parallel().run(<size_t>&self.walk, purpose, parts)
         elif self.elements < HOLD_GIL:
-            walk(&self.walk, 0, 1)
+            walk(&self.walk, purpose, 0, 1)
         else:
             with nogil:
-                walk(&self.walk, 0, 1)
-        self.finish()
+                walk(&self.walk, purpose, 0, 1)
+
+    # ---- stages and sums
+
+    @property
+    def staged(self):
+        """Whether stages are set; extend() takes them away."""
+        return self.walk.staged
+
+    def stage(self, list followers not None, *, bint on=False, bint keeps=False, bint zero=False):
+        """Sets the stages beside the rule, `on` for any at all, in place of those so far.
+
+        `followers` are run after the rule, in this order: (name, arrays or None, always, place). There is an array,
+        or None, for each parameter. With `always` a stage also visits parameters without a gradient. Its
+        coefficients are at `place` among those of the cohort, or set by follow() where it is -1. `keeps`: one needs
+        the parameters before the rule. `zero` clears the gradients.
+        """
+        cdef Py_ssize_t i, k
+        cdef Follower *follower
+        self.check_idle()
+        if len(followers) > FOLLOWERS:
+            raise ValueError(f"there are at most {FOLLOWERS} stages after the rule, got {len(followers)}")
+        for name, arrays, always, place in followers:
+            if arrays is not None:
+                for i in range(self.walk.count):
+                    if arrays[i] is not None:
+                        check_state(arrays[i], self.params[i], self.label(i))
+        for k in range(self.walk.followers):
+            PyMem_Free(self.walk.follower[k].memory)
+        self.walk.followers = 0
+        self.walk.staged = False
+        self.followers = followers
+        table = simd.table(self.level).STAGES
+        for k, (name, arrays, always, place) in enumerate(followers):
+            follower = &self.walk.follower[k]
+            follower.memory = NULL
+            for i in range(2):
+                follower.stage[i] = <rule_t>PyCapsule_GetPointer(table[name][i], "fastopt.rule")
+            if arrays is not None:
+                follower.memory = <char**>PyMem_Realloc(NULL, max(1, self.walk.count) * sizeof(char*))
+                if follower.memory == NULL:
+                    raise MemoryError()
+                for i in range(self.walk.count):
+                    follower.memory[i] = NULL if arrays[i] is None else cnp.PyArray_BYTES(arrays[i])
+            follower.always, follower.place, follower.active = always, place, True
+            self.walk.followers = k + 1
+        self.walk.keeps, self.walk.zero, self.walk.staged = keeps, zero, on
+        self.take_sums()
+
+    def follow(self, Py_ssize_t k, tuple coefficients, bint active=True):
+        """Sets the coefficients of a stage without a place, and whether it runs at all."""
+        if not 0 <= k < self.walk.followers:
+            raise IndexError(f"stage {k} out of range")
+        fill(&self.walk.follower[k].c, coefficients)
+        self.walk.follower[k].active = active
+
+    def take_sums(self, *, bint gradient=False, bint param=False, tuple measures=(), int state=0):
+        """Says which sums the next walks take, for sums() to return."""
+        cdef Py_ssize_t i, k
+        table = simd.table(self.level).MEASURES
+        if len(measures) > 2 or not 0 <= state < STATES:
+            raise ValueError("there are at most 2 measures, of one state array")
+        if gradient or param or measures:
+            self.reserve_sums(0)
+        for k, name in enumerate(measures):
+            for i in range(2):
+                self.walk.measure[k][i] = <measure_t>PyCapsule_GetPointer(table[name][i], "fastopt.rule")
+        self.walk.sum_gradient, self.walk.sum_param = gradient, param
+        self.walk.measures, self.walk.measured = len(measures), state
+
+    cdef int reserve_sums(self, Py_ssize_t count) except -1:
+        """Room for the sums of every block, and of `count` units."""
+        cdef void *memory
+        if self.walk.count:
+            count = max(count, self.walk.items[self.walk.count - 1].block
+                        + blocks(self.walk.items[self.walk.count - 1].size))
+        if count > self.room_sums:
+            memory = PyMem_Realloc(self.walk.sums, count * MEASURES * sizeof(double))
+            if memory == NULL:
+                raise MemoryError()
+            self.walk.sums = <double*>memory
+            self.room_sums = count
+        return 0
+
+    cdef sweep(self, int purpose, num_threads):
+        cdef bint staged = self.walk.staged
+        if not self.busy:
+            raise RuntimeError("the gradients of a step are summed between begin() and run()")
+        for i in range(self.walk.count):
+            if self.walk.gradients[i].width and self.walk.gradients[i].rows != NULL:
+                raise TypeError(f"gradient of {self.label(i)} is sparse: the stages of a step need dense gradients")
+        self.walk.staged = True
+        try:
+            self.go(purpose, num_threads)
+        finally:
+            self.walk.staged = staged
+
+    def powers(self, double order, num_threads=None):
+        """sum |g|^order of the gradient of each parameter, 0 without one; the largest |g| for an infinite order."""
+        self.reserve_sums(0)
+        self.walk.order = order
+        self.sweep(BLOCKS, num_threads)
+        return self.collect(1, order > DBL_MAX, True)[:, 0]
+
+    def sums(self):
+        """What take_sums() asked for, of each parameter: sum g^2, sum p^2, and the measures; else 0."""
+        return self.collect(MEASURES, False, False)
+
+    cdef collect(self, Py_ssize_t columns, bint largest, bint gradient):
+        cdef Py_ssize_t i, j, k
+        cdef double[:, ::1] out
+        cdef double x
+        cdef bint given
+        result = np.zeros((self.walk.count, columns))
+        out = result
+        for i in range(self.walk.count):
+            given = self.walk.gradients[i].width != 0
+            for j in range(columns):
+                if not given and j != 1:
+                    continue
+                if not gradient and not (self.walk.sum_gradient if j == 0 else self.walk.sum_param if j == 1
+                                         else j - 2 < self.walk.measures):
+                    continue
+                for k in range(self.walk.items[i].block,
+                               self.walk.items[i].block + blocks(self.walk.items[i].size)):
+                    x = self.walk.sums[k * MEASURES + j]
+                    if not largest:
+                        out[i, j] += x
+                    elif x > out[i, j] or x != x:
+                        out[i, j] = x
+                        if x != x:
+                            break
+        return result
+
+    def divide(self, bint rows):
+        """Cuts every parameter into units: its rows, or one of all its elements. Returns where each begins."""
+        cdef Py_ssize_t i, count = 0
+        cdef Item *item
+        first = []
+        for i in range(self.walk.count):
+            item = &self.walk.items[i]
+            item.unit = item.size // item.rows if rows and self.params[i].ndim > 1 else item.size
+            item.first_unit = count
+            first.append(count)
+            count += item.size // item.unit if item.unit else 0
+        self.unit_count = count
+        return [*first, count]
+
+    def unit_sums(self, num_threads=None):
+        """Of each unit: sum g, sum g^2, sum p^2."""
+        cdef double[:, ::1] values
+        cdef Py_ssize_t i
+        self.reserve_sums(self.unit_count)
+        memset(self.walk.sums, 0, self.unit_count * MEASURES * sizeof(double))
+        self.sweep(UNITS, num_threads)
+        values = np.empty((self.unit_count, 3))
+        for i in range(self.unit_count):
+            values[i, 0] = self.walk.sums[i * MEASURES]
+            values[i, 1] = self.walk.sums[i * MEASURES + 1]
+            values[i, 2] = self.walk.sums[i * MEASURES + 2]
+        return np.asarray(values)
+
+    def use_units(self, units):
+        """Gives each unit a scale and an offset, which is taken off before scaling: shape (units, 2). None: 1 and 0."""
+        cdef double[:, ::1] values
+        if units is None:
+            self.walk.units = NULL
+        else:
+            values = units
+            if values.shape[0] != self.unit_count or values.shape[1] != 2:
+                raise ValueError(f"units must have shape {(self.unit_count, 2)}")
+            self.walk.units = &values[0, 0] if self.unit_count else NULL
+        self.units = units
+
+    def set_variants(self, variants):
+        """Tells parameters of one group apart: those of one number, of one group and step, are one cohort."""
+        cdef Py_ssize_t i
+        self.check_idle()
+        variants = [int(variant) for variant in variants]
+        if len(variants) != self.walk.count:
+            raise ValueError(f"there must be {self.walk.count} variants, got {len(variants)}")
+        for i in range(self.walk.count):
+            self.walk.items[i].variant = variants[i]
+
+    def variants(self):
+        """The variant of each cohort of the step."""
+        return [self.walk.cohorts[k].variant for k in range(self.cohort_count)]
 
     def taken(self):
         """The gradients of this step as (position, array) pairs; parameters without one are left out."""

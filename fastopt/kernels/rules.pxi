@@ -54,30 +54,6 @@ ctypedef fused source:
     f64
 
 
-# ---- the stage before a rule -------------------------------------------------------------------
-
-# h = scale g + decay p: maximize, scaling, coupled weight decay and the dtype of the gradient, in one pass in L1.
-cdef inline loop prepare_loop(vec h, source g, vec p, Py_ssize_t n, vec c, bint decay) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(n):
-        if vec is f32:
-            x = c[0] * clean32(<float>g[i])
-            y = clean32(p[i])
-        else:
-            x = c[0] * clean64(<double>g[i])
-            y = clean64(p[i])
-        if decay:
-            h[i] = x + c[1] * y
-        else:
-            h[i] = x
-
-cdef void prepare(vec h, source g, vec p, Py_ssize_t n, vec c) noexcept nogil:
-    if c[1]:
-        prepare_loop(h, g, p, n, c, True)
-    else:
-        prepare_loop(h, g, p, n, c, False)
-
-
 # ---- SGD ---------------------------------------------------------------------------------------
 
 # b = mu b + tau g;  p -= x b + y g.   Sutskever et al. 2013; Nesterov where y != 0.
@@ -443,12 +419,4 @@ RULES = {
     "rprop": (capsule(<void*>rprop[f32]), capsule(<void*>rprop[f64])),
     "average": (capsule(<void*>average[f32]), capsule(<void*>average[f64])),
     "traffic": (capsule(<void*>traffic[f32]), capsule(<void*>traffic[f64])),
-}
-
-# (dtype of the parameter, dtype of the gradient), in bytes -> prepare
-PREPARE = {
-    (4, 4): capsule(<void*>prepare[f32, f32]),
-    (4, 8): capsule(<void*>prepare[f32, f64]),
-    (8, 4): capsule(<void*>prepare[f64, f32]),
-    (8, 8): capsule(<void*>prepare[f64, f64]),
 }

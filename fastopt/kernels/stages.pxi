@@ -1,0 +1,233 @@
+# What a block goes through beside its rule: preparing the gradient, measuring, and the stages after the rule.
+# Compiled once per level, after rules.pxi; the same rules of the house hold.
+
+
+# ---- before the rule ---------------------------------------------------------------------------
+
+# h = limit(scale g - offset) + decay p: maximize, scaling, clipping, centering, coupled weight decay and the dtype
+# of the gradient, in one pass in L1. The limit, of absolute value, is infinite where there is none; NaN passes.
+cdef inline float limit32(float x, float most) noexcept nogil:
+    return most if x > most else (-most if x < -most else x)
+
+cdef inline double limit64(double x, double most) noexcept nogil:
+    return most if x > most else (-most if x < -most else x)
+
+cdef inline loop prepare_loop(vec h, source g, vec p, Py_ssize_t n, vec c, bint decay, bint more) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        if vec is f32:
+            x = c[0] * clean32(<float>g[i])
+            z = limit32(x - c[2], c[3])
+            y = clean32(p[i])
+        else:
+            x = c[0] * clean64(<double>g[i])
+            z = limit64(x - c[2], c[3])
+            y = clean64(p[i])
+        if more and decay:
+            h[i] = z + c[1] * y
+        elif more:
+            h[i] = z
+        elif decay:
+            h[i] = x + c[1] * y
+        else:
+            h[i] = x
+
+cdef void prepare(vec h, source g, vec p, Py_ssize_t n, vec c) noexcept nogil:
+    if c[3] and c[1]:
+        prepare_loop(h, g, p, n, c, True, True)
+    elif c[3]:
+        prepare_loop(h, g, p, n, c, False, True)
+    elif c[1]:
+        prepare_loop(h, g, p, n, c, True, False)
+    else:
+        prepare_loop(h, g, p, n, c, False, False)
+
+
+# ---- measures ----------------------------------------------------------------------------------
+
+# Sums are taken in double, in 16 lanes that are added in a fixed order: the same bits on every level.
+
+from libc.float cimport DBL_MAX
+from libc.math cimport NAN, pow
+
+cdef enum:
+    LANES = 16           # a literal in range(), which needs one
+
+cdef double total(const double *lanes) noexcept nogil:
+    cdef double sums[4]
+    cdef Py_ssize_t k
+    for k in range(4):
+        sums[k] = (lanes[k] + lanes[k + 4]) + (lanes[k + 8] + lanes[k + 12])
+    return (sums[0] + sums[1]) + (sums[2] + sums[3])
+
+cdef inline double part(double x, int order) noexcept nogil:
+    return x * x if order == 2 else (fabs(x) if order == 1 else x)
+
+cdef inline double lane_sum(source x, Py_ssize_t n, int order) noexcept nogil:
+    cdef double lanes[LANES]
+    cdef double sum = 0.0
+    cdef Py_ssize_t i, k, whole = n - n % LANES
+    if whole:
+        for k in range(LANES):
+            lanes[k] = 0.0
+        for i in range(0, whole, 16):
+            for k in range(LANES):
+                lanes[k] += part(<double>x[i + k], order)
+        sum = total(lanes)
+    for i in range(whole, n):
+        sum += part(<double>x[i], order)
+    return sum
+
+# The largest |x|; NaN if there is one.
+cdef double largest(source x, Py_ssize_t n) noexcept nogil:
+    cdef double most[LANES]
+    cdef double bad[LANES]
+    cdef double a, found = 0.0, wrong = 0.0
+    cdef Py_ssize_t i, k, whole = n - n % LANES
+    for k in range(LANES):
+        most[k] = 0.0
+        bad[k] = 0.0
+    for i in range(0, whole, 16):
+        for k in range(LANES):
+            a = fabs(<double>x[i + k])
+            most[k] = a if a > most[k] else most[k]
+            bad[k] = bad[k] if a == a else 1.0
+    for i in range(whole, n):
+        a = fabs(<double>x[i])
+        found = a if a > found else found
+        wrong = wrong if a == a else 1.0
+    for k in range(LANES):
+        found = most[k] if most[k] > found else found
+        wrong += bad[k]
+    return <double>NAN if wrong else found
+
+# sum x
+cdef double plain_sum(source x, Py_ssize_t n) noexcept nogil:
+    return lane_sum(x, n, 0)
+
+# sum |x|^order; for an infinite order the largest |x|, for 0 how many are not 0.
+cdef double power_sum(source x, Py_ssize_t n, double order) noexcept nogil:
+    cdef double sum = 0.0, a
+    cdef Py_ssize_t i
+    if order == 2:
+        return lane_sum(x, n, 2)
+    if order == 1:
+        return lane_sum(x, n, 1)
+    if order > DBL_MAX:
+        return largest(x, n)
+    for i in range(n):
+        a = fabs(<double>x[i])
+        sum += <double>(a != 0) if order == 0 else pow(a, order)
+    return sum
+
+# What a step does to a block; p is the block after the rule, q before it, h the prepared gradient, v a state array.
+
+# sum (p - q)^2
+cdef double moved_sum(vec p, vec q, vec h, vec v, Py_ssize_t n, const double *c) noexcept nogil:
+    cdef double lanes[LANES]
+    cdef double sum = 0.0
+    cdef Py_ssize_t i, k, whole = n - n % LANES
+    for k in range(LANES):
+        lanes[k] = 0.0
+    for i in range(0, whole, 16):
+        for k in range(LANES):
+            lanes[k] += part(<double>p[i + k] - <double>q[i + k], 2)
+    sum = total(lanes)
+    for i in range(whole, n):
+        sum += part(<double>p[i] - <double>q[i], 2)
+    return sum
+
+# how many elements the rule moves against their gradient: (q - p) h > 0
+cdef double agreement(vec p, vec q, vec h, vec v, Py_ssize_t n, const double *c) noexcept nogil:
+    cdef Py_ssize_t i, count = 0
+    for i in range(n):
+        count += ((q[i] > p[i]) & (h[i] > -h[i])) | ((q[i] < p[i]) & (h[i] < -h[i]))  # no literal: it is a double
+    return <double>count
+
+# sum h^2 / max(c0 v, c1)
+cdef double ratio_sum(vec p, vec q, vec h, vec v, Py_ssize_t n, const double *c) noexcept nogil:
+    cdef double lanes[LANES]
+    cdef double sum = 0.0, d
+    cdef Py_ssize_t i, k, whole = n - n % LANES
+    for k in range(LANES):
+        lanes[k] = 0.0
+    for i in range(0, whole, 16):
+        for k in range(LANES):
+            d = c[0] * <double>v[i + k]
+            lanes[k] += part(<double>h[i + k], 2) / (c[1] if d < c[1] else d)
+    sum = total(lanes)
+    for i in range(whole, n):
+        d = c[0] * <double>v[i]
+        sum += part(<double>h[i], 2) / (c[1] if d < c[1] else d)
+    return sum
+
+
+# ---- after the rule ----------------------------------------------------------------------------
+
+# stage(own, p, q, h, s, NULL, n, c): `own` is an array that the stage keeps, or NULL; p, q, h as above, p written.
+# The average of rules.pxi is one too.
+
+# p = q + c0 (p - q) where p moved against the gradient, q elsewhere.   Liang et al. 2024, arXiv 2411.16085.
+cdef void cautious(vec own, vec p, vec q, vec h, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    cdef Py_ssize_t i
+    s = c[0]
+    for i in range(n):
+        y = q[i] + s * (p[i] - q[i])
+        p[i] = y if ((q[i] > p[i]) & (h[i] > -h[i])) | ((q[i] < p[i]) & (h[i] < -h[i])) else q[i]
+
+# p = p - c0 q where the update has the sign of q.   Chen et al. 2025, arXiv 2510.12402.
+cdef void cautious_decay(vec own, vec p, vec q, vec h, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    cdef Py_ssize_t i
+    d = c[0]
+    for i in range(n):
+        y = p[i] - d * q[i]
+        p[i] = y if ((q[i] >= p[i]) & (q[i] >= -q[i])) | ((q[i] <= p[i]) & (q[i] <= -q[i])) else p[i]
+
+# p = min(max(p, c0), c1); NaN passes
+cdef void project(vec own, vec p, vec q, vec h, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    cdef Py_ssize_t i
+    low, high = c[0], c[1]
+    for i in range(n):
+        x = high if p[i] > high else p[i]
+        p[i] = low if x < low else x
+
+# slow = slow + c0 (p - slow);  p = slow.   Lookahead: Zhang et al. 2019, arXiv 1907.08610.
+cdef void lookahead(vec own, vec p, vec q, vec h, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    cdef Py_ssize_t i
+    alpha = c[0]
+    for i in range(n):
+        if vec is f32:
+            x = clean32(own[i]) + alpha * (clean32(p[i]) - clean32(own[i]))
+        else:
+            x = clean64(own[i]) + alpha * (clean64(p[i]) - clean64(own[i]))
+        own[i] = x
+        p[i] = x
+
+
+# ---- what the plan imports ---------------------------------------------------------------------
+
+# (dtype of the parameter, dtype of the gradient), in bytes -> prepare
+PREPARE = {
+    (4, 4): capsule(<void*>prepare[f32, f32]),
+    (4, 8): capsule(<void*>prepare[f32, f64]),
+    (8, 4): capsule(<void*>prepare[f64, f32]),
+    (8, 8): capsule(<void*>prepare[f64, f64]),
+}
+
+# name -> (float32, float64)
+SUMS = {
+    "power": (capsule(<void*>power_sum[f32]), capsule(<void*>power_sum[f64])),
+    "plain": (capsule(<void*>plain_sum[f32]), capsule(<void*>plain_sum[f64])),
+}
+MEASURES = {
+    "update": (capsule(<void*>moved_sum[f32]), capsule(<void*>moved_sum[f64])),
+    "agreement": (capsule(<void*>agreement[f32]), capsule(<void*>agreement[f64])),
+    "ratio": (capsule(<void*>ratio_sum[f32]), capsule(<void*>ratio_sum[f64])),
+}
+STAGES = {
+    "average": (capsule(<void*>average[f32]), capsule(<void*>average[f64])),
+    "cautious": (capsule(<void*>cautious[f32]), capsule(<void*>cautious[f64])),
+    "cautious_decay": (capsule(<void*>cautious_decay[f32]), capsule(<void*>cautious_decay[f64])),
+    "project": (capsule(<void*>project[f32]), capsule(<void*>project[f64])),
+    "lookahead": (capsule(<void*>lookahead[f32]), capsule(<void*>lookahead[f64])),
+}
