@@ -1,6 +1,6 @@
 """fastopt: fused neural-network optimizers and learning-rate schedules for the CPU, over NumPy memory."""
 
-from . import functional, lr_scheduler, optimizers, reference, schedules
+from . import averages, functional, lr_scheduler, optimizers, reference, schedules
 from ._version import __version__
 from .config import get_include, show_config
 from .kernels.threads import (
@@ -14,6 +14,7 @@ from .optimizers import *  # noqa: F403
 __all__ = [
     *optimizers.__all__,
     "__version__",
+    "averages",
     "functional",
     "get_flush_subnormals",
     "get_include",

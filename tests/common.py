@@ -22,6 +22,8 @@ every_case = pytest.mark.parametrize(("method", "options"), CASES, ids=name_of)
 every_method = pytest.mark.parametrize("method", ELEMENTWISE, ids=name_of)
 both_dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
+# around the width of every register, and around the blocks of a step
+SIZES = (0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 65, 127, 2047, 2048, 2049, 6151)
 SHAPES = ((5, 3), (), (0,), (17,), (2, 3, 4))
 
 
@@ -72,3 +74,22 @@ def use_level(monkeypatch, level):
 
 def parameters_of(function):
     return inspect.signature(function).parameters
+
+
+def special(rng, size, dtype):
+    """Numbers over many decades, with zeros, NaN, infinities and subnormals among them."""
+    x = rng.standard_normal(size) * 10.0 ** rng.integers(-9, 4, size)
+    x = x.astype(dtype)
+    where = rng.random(size)
+    for k, value in enumerate((0.0, -0.0, np.nan, np.inf, -np.inf, np.finfo(dtype).smallest_subnormal * 5,
+                               -np.finfo(dtype).tiny / 4, np.finfo(dtype).max)):
+        x[where < 0.08 - 0.01 * k] = value
+    return x
+
+
+def placed(array, offset):
+    """A copy of `array` that starts `offset` elements after a 64-byte boundary."""
+    raw = np.zeros(array.size + 128, array.dtype)
+    start = (-raw.ctypes.data % 64) // array.itemsize + offset
+    raw[start : start + array.size] = array
+    return raw[start : start + array.size]

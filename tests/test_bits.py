@@ -7,32 +7,11 @@ import textwrap
 
 import numpy as np
 import pytest
-from common import both_dtypes, every_case, every_method, use_level
+from common import SIZES, both_dtypes, every_case, every_method, placed, special, use_level
 
 import fastopt
 from fastopt.kernels import simd, threads
 from fastopt.kernels.plan import Plan
-
-SIZES = (0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 65, 127, 2047, 2048, 2049, 6151)
-
-
-def special(rng, size, dtype):
-    """Numbers over many decades, with zeros, NaN, infinities and subnormals among them."""
-    x = rng.standard_normal(size) * 10.0 ** rng.integers(-9, 4, size)
-    x = x.astype(dtype)
-    where = rng.random(size)
-    for k, value in enumerate((0.0, -0.0, np.nan, np.inf, -np.inf, np.finfo(dtype).smallest_subnormal * 5,
-                               -np.finfo(dtype).tiny / 4, np.finfo(dtype).max)):
-        x[where < 0.08 - 0.01 * k] = value
-    return x
-
-
-def placed(array, offset):
-    """A copy of `array` that starts `offset` elements after a 64-byte boundary."""
-    raw = np.zeros(array.size + 128, array.dtype)
-    start = (-raw.ctypes.data % 64) // array.itemsize + offset
-    raw[start : start + array.size] = array
-    return raw[start : start + array.size]
 
 
 def bits(method, options, dtype, *, offset=0, seed=0, steps=4, pieces=None):
@@ -52,15 +31,6 @@ def bits(method, options, dtype, *, offset=0, seed=0, steps=4, pieces=None):
     for slot in slots:
         result += b"".join(state[slot].tobytes() for state in optimizer.state.values())
     return result
-
-
-@pytest.fixture
-def team(monkeypatch):
-    """Lets a step have any number of threads, however small it is and however few CPUs there are."""
-    if threads.parallel() is None:
-        pytest.skip("built without OpenMP")
-    monkeypatch.setattr(threads, "PER_THREAD", 1)
-    monkeypatch.setattr(threads, "most", lambda: 64)
 
 
 @every_case
