@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import signal
 import threading
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from common import SIZES, both_dtypes, copies, inputs, placed, special, use_level
 
 import fastopt
-from fastopt import reference, schedules
+from fastopt import averages, reference, schedules
 from fastopt.averages import EMA, SWA
 from fastopt.kernels import simd, threads
 from fastopt.kernels.plan import Plan
@@ -290,7 +291,9 @@ def test_rebound_parameters_are_followed(of_optimizer):
 
 
 def test_threads_and_levels_of_an_object(team, monkeypatch):
-    results = set()
+    results, teams = set(), []
+    run = threads.parallel().run
+    monkeypatch.setattr(threads.parallel(), "run", lambda *args: (teams.append(args[1]), run(*args)))
     for level in simd.available():
         use_level(monkeypatch, level)
         for n in (None, 3):
@@ -301,6 +304,7 @@ def test_threads_and_levels_of_an_object(team, monkeypatch):
                 ema.update()
             results.add(b"".join(as_bytes(ema.averages)))
     assert len(results) == 1
+    assert set(teams) == {3}
     with pytest.raises(ValueError, match="num_threads"):
         ema.num_threads = 0
 
@@ -323,26 +327,46 @@ def trained(dtype=None, own="float32", **arguments):
 @pytest.mark.parametrize("own", DTYPES[:3:2])
 def test_averages_come_and_go(dtype, own):
     _, params, ema = trained(dtype, own) if own == "float32" else trained(dtype, "float64")
-    before, averages = as_bytes(params), copies(ema.averages)
+    before, means = as_bytes(params), copies(ema.averages)
     with ema.average_parameters():
-        for param, mean in zip(params, averages, strict=True):
+        for param, mean in zip(params, means, strict=True):
             np.testing.assert_array_equal(param, mean.astype(param.dtype))
     assert as_bytes(params) == before
-    assert as_bytes(ema.averages) == as_bytes(averages)
+    assert as_bytes(ema.averages) == as_bytes(means)
     ema.update()
 
 
 def test_after_an_exception_all_is_as_before():
     optimizer, params, ema = trained()
-    before, averages = as_bytes(params), as_bytes(ema.averages)
+    before, means = as_bytes(params), as_bytes(ema.averages)
     with pytest.raises(ZeroDivisionError), ema.average_parameters():
-        assert as_bytes(params) == averages
+        assert as_bytes(params) == means
         params[0].flags.writeable = False
         1 / 0  # noqa: B018
     params[0].flags.writeable = True
-    assert (as_bytes(params), as_bytes(ema.averages)) == (before, averages)
+    assert (as_bytes(params), as_bytes(ema.averages)) == (before, means)
     ema.update()
     optimizer.step([None] * 4)
+
+
+@pytest.mark.parametrize("when", [1, 2])
+def test_interrupted_while_exchanging_all_is_as_before(when, monkeypatch):
+    _, params, ema = trained()
+    before, means = as_bytes(params), as_bytes(ema.averages)
+    calls, exchange = [], averages.exchange
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == when:
+            signal.raise_signal(signal.SIGINT)
+        exchange(*args)
+
+    monkeypatch.setattr(averages, "exchange", interrupted)
+    with pytest.raises(KeyboardInterrupt), ema.average_parameters():
+        assert when == 2
+    assert len(calls) == 2
+    assert (as_bytes(params), as_bytes(ema.averages)) == (before, means)
+    ema.update()
 
 
 MEANWHILE = {
@@ -378,12 +402,12 @@ def in_thread(function):
 @pytest.mark.parametrize("what", MEANWHILE.values(), ids=MEANWHILE)
 def test_meanwhile_what_needs_the_averages_is_refused(what):
     optimizer, params, ema = trained()
-    before, averages = as_bytes(params), as_bytes(ema.averages)
+    before, means = as_bytes(params), as_bytes(ema.averages)
     with ema.average_parameters():
         with pytest.raises(RuntimeError, match="averages are in the parameters"):
             what(ema, optimizer)
-        assert as_bytes(params) == averages
-    assert (as_bytes(params), as_bytes(ema.averages)) == (before, averages)
+        assert as_bytes(params) == means
+    assert (as_bytes(params), as_bytes(ema.averages)) == (before, means)
     assert (ema.n_averaged, optimizer.step_count) == (3, 0)
 
 
@@ -420,11 +444,11 @@ def test_no_memory_is_needed_to_exchange():
 def test_a_parameter_that_cannot_be_written_changes_nothing():
     _, params, ema = trained()
     params[3].flags.writeable = False
-    before, averages = as_bytes(params), as_bytes(ema.averages)
+    before, means = as_bytes(params), as_bytes(ema.averages)
     for function in (lambda: ema.average_parameters().__enter__(), ema.copy_to):
         with pytest.raises(ValueError, match="parameter 3 is read-only"):
             function()
-        assert (as_bytes(params), as_bytes(ema.averages)) == (before, averages)
+        assert (as_bytes(params), as_bytes(ema.averages)) == (before, means)
     ema.update()  # reads only
     assert ema.n_averaged == 4
 
