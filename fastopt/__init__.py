@@ -1,6 +1,6 @@
 """fastopt: fused neural-network optimizers and learning-rate schedules for the CPU, over NumPy memory."""
 
-from . import averages, functional, lr_scheduler, optimizers, reference, schedules
+from . import averages, functional, lr_finder, lr_scheduler, optimizers, reference, schedules
 from ._version import __version__
 from .config import get_include, show_config
 from .kernels.threads import (
@@ -19,6 +19,7 @@ __all__ = [
     "get_flush_subnormals",
     "get_include",
     "get_num_threads",
+    "lr_finder",
     "lr_scheduler",
     "reference",
     "schedules",

@@ -11,7 +11,7 @@ import pytest
 import fastopt
 from fastopt import table
 
-MODULES = ["averages", "config", "functional", "kernels.threads", "lr_scheduler", "reference", "schedules"]
+MODULES = ["averages", "config", "functional", "kernels.threads", "lr_finder", "lr_scheduler", "reference", "schedules"]
 MODULES += [f"optimizers.{path.stem}" for path in Path(fastopt.optimizers.__file__).parent.glob("*.py")]
 README = Path(__file__).parents[1] / "README.md"
 
@@ -42,7 +42,7 @@ def public(module, prefix):
                         yield f"{prefix}.{name}.{key}", member
 
 
-@pytest.mark.parametrize("module", [fastopt, fastopt.averages, fastopt.functional,
+@pytest.mark.parametrize("module", [fastopt, fastopt.averages, fastopt.functional, fastopt.lr_finder,
                                     fastopt.lr_scheduler, fastopt.schedules])
 def test_every_public_name_has_a_docstring(module):
     bare = [name for name, value in public(module, module.__name__)

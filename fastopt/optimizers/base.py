@@ -512,15 +512,25 @@ class Optimizer(Hooked):
 
     def _load(self, state_dict):
         groups, states, count = match(self, state_dict)
-        for position in range(len(self._plan)):
-            step, scalars, arrays = states.get(position, (0, (0.0,) * len(self.scalar_slots), {}))
+        for index, group in enumerate(groups):
+            self.param_groups[index].clear()
+            self.param_groups[index].update(group)
+        self._set_states([states.get(position, (0, (0.0,) * len(self.scalar_slots), {}))
+                          for position in range(len(self._plan))], count)
+
+    def _get_states(self):
+        """For each parameter its step count, scalars and state arrays, live; and the steps made."""
+        plan = self._plan
+        return [(plan.get_step(position), plan.get_scalars(position), self._arrays[position])
+                for position in range(len(plan))], self._count
+
+    def _set_states(self, states, count):
+        """The reverse."""
+        for position, (step, scalars, arrays) in enumerate(states):
             self._plan.drop_state(position)
             self._plan.set_step(position, step)
             self._plan.set_scalars(position, scalars)
             self._arrays[position] = arrays
-        for index, group in enumerate(groups):
-            self.param_groups[index].clear()
-            self.param_groups[index].update(group)
         self._forget_settings()
         self._count = count
 
