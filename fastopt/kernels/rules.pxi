@@ -351,18 +351,13 @@ cdef inline loop average_loop(vec p, vec g, Py_ssize_t n, vec c, bint first, bin
     cdef Py_ssize_t i
     w, u = c[0], c[1]
     for i in range(n):
+        h, q = g[i], p[i]
+        x = h if first else q + w * (h - q) if light else h - u * (h - q)
+        # what comes in goes nowhere else, so that one NaN to clean is enough: that which goes out
         if vec is f32:
-            h = clean32(g[i])
-            q = clean32(p[i])
+            p[i] = clean32(x)
         else:
-            h = clean64(g[i])
-            q = clean64(p[i])
-        if first:
-            p[i] = h
-        elif light:
-            p[i] = q + w * (h - q)
-        else:
-            p[i] = h - u * (h - q)
+            p[i] = clean64(x)
 
 cdef void average(vec p, vec g, vec _0, vec _1, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
     if c[0] < c[1]:
