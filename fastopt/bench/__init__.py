@@ -7,5 +7,5 @@
 - `runner`: the measurement, round by round, and what came of it;
 - `targets`: what fastopt promises, measured;
 - `threads_in_loop`: what threads cost or bring inside a training loop with a BLAS;
-- `adafactor`, `lbfgs`, `muon`, `sparse`: methods that need a race of their own (`python -m fastopt.bench.muon`).
+- `adafactor`, `averages`, `lbfgs`, `muon`, `sparse`: what needs a race of its own (`python -m fastopt.bench.muon`).
 """
