@@ -82,6 +82,18 @@ def test_the_rule_has_the_same_bits_with_subnormals(weight, monkeypatch):
     assert len({ran(*drawn("float32"), weight, level) for level in simd.available()}) == 1
 
 
+@both_dtypes
+@pytest.mark.parametrize("weight", [1.0, 0.9, 1e-3])
+def test_every_nan_becomes_the_same(weight, dtype):
+    payloads = np.array([np.nan, -np.nan, np.nan, 1.0], dtype)
+    payloads.view(f"u{payloads.itemsize}")[2] += 5
+    average, param = (np.ascontiguousarray(array).reshape(-1) for array in np.meshgrid(payloads, payloads))
+    ran([average], [param], weight)
+    lost = average[np.isnan(average)]
+    assert len(lost) == (12 if weight == 1 else 15)
+    assert len(set(lost.view(f"u{lost.itemsize}"))) == 1
+
+
 @every_dtype
 @pytest.mark.parametrize("weight", [1.0, 0.7, 0.5, 0.3, 1e-3])
 def test_the_rule_is_that_of_the_reference(weight, dtype):
