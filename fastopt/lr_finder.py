@@ -19,7 +19,6 @@ True
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -161,7 +160,6 @@ class Undone:
                 part._set_states(states, count)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
 class RangeTest:
     """What a learning-rate range test found.
 
@@ -176,11 +174,8 @@ class RangeTest:
     too few. Each is None where these do not fall. They are where to begin, not where to end: look at the picture.
     """
 
-    rates: np.ndarray
-    losses: np.ndarray
-    smoothed: np.ndarray
-    stopped: str
-    mode: str
+    def __init__(self, rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray, stopped: str, mode: str) -> None:
+        self.rates, self.losses, self.smoothed, self.stopped, self.mode = rates, losses, smoothed, stopped, mode
 
     @property
     def steepest(self) -> float | None:
