@@ -1,5 +1,7 @@
 """fastopt: fused neural-network optimizers and learning-rate schedules for the CPU, over NumPy memory."""
 
+from importlib import import_module
+
 from . import averages, functional, lr_finder, lr_scheduler, optimizers, reference, schedules
 from ._version import __version__
 from .config import get_include, show_config
@@ -26,4 +28,11 @@ __all__ = [
     "set_flush_subnormals",
     "set_num_threads",
     "show_config",
+    "stages",  # noqa: F405
 ]
+
+
+def __getattr__(name):
+    if name != "stages":
+        raise AttributeError(f"module 'fastopt' has no attribute {name!r}")
+    return import_module(f"{__name__}.{name}")  # by those who use it: what it imports takes longer than all else

@@ -73,13 +73,13 @@ class Average:
     def __init__(self, params: Params, *, dtype: str | None = None) -> None:
         one_of(None, "float64")("dtype", dtype)
         source = params if isinstance(params, Optimizer) else Parameters(params)
-        self._setup(source, [owned(param, np.result_type(param, dtype) if dtype else param.dtype)
-                             for param in source._plan.params])
-
-    def _setup(self, source, averages):
+        self._setup([owned(param, np.result_type(param, dtype) if dtype else param.dtype)
+                     for param in source._plan.params], source._plan.names)
         self._source = source  # an optimizer that holds the parameters
+
+    def _setup(self, averages, names):
         self._plan = Plan("average")
-        self._plan.extend(averages, source._plan.names, 0)
+        self._plan.extend(averages, names, 0)
         self._swapping = threading.Lock()  # held while the averages are in the parameters
         self._n_averaged = 0
         self._num_threads = None
@@ -275,11 +275,11 @@ class Average:
     def __getstate__(self):
         self._check_not_swapped("a copy")
         own = {name: value for name, value in vars(self).items() if name not in ("_plan", "_swapping")}
-        return own, self.averages
+        return own, self.averages, list(self._plan.names)
 
     def __setstate__(self, saved):
-        own, averages = saved
-        self._setup(own["_source"], [owned(average, average.dtype) for average in averages])
+        own, averages, names = saved
+        self._setup([owned(average, average.dtype) for average in averages], names)
         vars(self).update(own)
 
     def __repr__(self):

@@ -142,6 +142,7 @@ class Undone:
         self.params = [(param, param.copy()) for param in self.optimizer._plan.params]
         self.groups = [(group, dict(group)) for group in self.optimizer.param_groups]
         self.states = [part._get_states() for part in self.parts]
+        self.stages = self.optimizer._pipeline and self.optimizer._pipeline.snapshot()
         # the steps change copies of the state, so that the originals need not be written to
         copies = [[(step, scalars, {name: part._owned(array) for name, array in arrays.items()})
                    for step, scalars, arrays in states]
@@ -158,6 +159,8 @@ class Undone:
                 group.update(values)
             for part, (states, count) in zip(self.parts, self.states, strict=True):
                 part._set_states(states, count)
+            if self.stages is not None:
+                self.optimizer._pipeline.restore(self.stages)
 
 
 class RangeTest:

@@ -923,7 +923,7 @@ cdef class Plan:
         self.check_idle()
         if len(followers) > FOLLOWERS:
             raise ValueError(f"there are at most {FOLLOWERS} stages after the rule, got {len(followers)}")
-        for name, arrays, always, place in followers:
+        for _, arrays, _, _ in followers:
             if arrays is not None:
                 for i in range(self.walk.count):
                     if arrays[i] is not None:

@@ -368,6 +368,29 @@ cdef void average(vec p, vec g, vec _0, vec _1, vec _2, vec _3, Py_ssize_t n, ve
         average_loop(p, g, n, c, True, False)
 
 
+# ---- the sum of gradients ----------------------------------------------------------------------
+
+# p = p + w g, or w g the first time: micro-batches are summed in p.
+cdef inline loop accumulate_loop(vec p, vec g, Py_ssize_t n, vec c, bint first) noexcept nogil:
+    cdef Py_ssize_t i
+    w = c[0]
+    for i in range(n):
+        if vec is f32:
+            h = clean32(g[i])
+        else:
+            h = clean64(g[i])
+        if first:
+            p[i] = w * h
+        else:
+            p[i] = p[i] + w * h
+
+cdef void accumulate(vec p, vec g, vec _0, vec _1, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    if c[1]:
+        accumulate_loop(p, g, n, c, True)
+    else:
+        accumulate_loop(p, g, n, c, False)
+
+
 # ---- the same-traffic limit --------------------------------------------------------------------
 
 # Reads g, reads and writes p and every state array with one multiplication each: what a rule with this
@@ -413,5 +436,6 @@ RULES = {
     "asgd": (capsule(<void*>asgd[f32]), capsule(<void*>asgd[f64])),
     "rprop": (capsule(<void*>rprop[f32]), capsule(<void*>rprop[f64])),
     "average": (capsule(<void*>average[f32]), capsule(<void*>average[f64])),
+    "accumulate": (capsule(<void*>accumulate[f32]), capsule(<void*>accumulate[f64])),
     "traffic": (capsule(<void*>traffic[f32]), capsule(<void*>traffic[f64])),
 }

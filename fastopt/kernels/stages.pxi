@@ -175,6 +175,13 @@ cdef void cautious(vec own, vec p, vec q, vec h, vec _2, vec _3, Py_ssize_t n, v
         y = q[i] + s * (p[i] - q[i])
         p[i] = y if ((q[i] > p[i]) & (h[i] > -h[i])) | ((q[i] < p[i]) & (h[i] < -h[i])) else q[i]
 
+# p = p - c0 q: decoupled weight decay apart from the rule, which a stage before it must not see
+cdef void decay(vec own, vec p, vec q, vec h, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    cdef Py_ssize_t i
+    d = c[0]
+    for i in range(n):
+        p[i] = p[i] - d * q[i]
+
 # p = p - c0 q where the update has the sign of q.   Chen et al. 2025, arXiv 2510.12402.
 cdef void cautious_decay(vec own, vec p, vec q, vec h, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
     cdef Py_ssize_t i
@@ -227,6 +234,7 @@ MEASURES = {
 STAGES = {
     "average": (capsule(<void*>average[f32]), capsule(<void*>average[f64])),
     "cautious": (capsule(<void*>cautious[f32]), capsule(<void*>cautious[f64])),
+    "decay": (capsule(<void*>decay[f32]), capsule(<void*>decay[f64])),
     "cautious_decay": (capsule(<void*>cautious_decay[f32]), capsule(<void*>cautious_decay[f64])),
     "project": (capsule(<void*>project[f32]), capsule(<void*>project[f64])),
     "lookahead": (capsule(<void*>lookahead[f32]), capsule(<void*>lookahead[f64])),

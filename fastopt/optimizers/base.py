@@ -50,6 +50,7 @@ class Optimizer(Hooked):
     counts_steps: ClassVar[bool] = True  # False: torch keeps no step count for this method
 
     integer_step: ClassVar[bool] = False  # True: a checkpoint of torch has the step count as an int
+    _pipeline: Any = None  # the stages of a step, where some were set
     same_order: ClassVar[bool] = False  # True: a checkpoint must have the parameters in the order of this optimizer
     eager_state: ClassVar[bool] = False  # True: a checkpoint of torch has the state before the first gradient
 
@@ -118,7 +119,8 @@ class Optimizer(Hooked):
         self._plan.accept(self.sparse, WeakMethod(self._sparse_rows))  # no cycle: memory goes with the optimizer
         self._forget_settings()
         self._arrays: list[dict[str, np.ndarray]] = []  # per parameter: slot -> state array
-        self._plain = True  # a list of gradients is one for each parameter, in order
+        self._plain = True  # a list of gradients is one for each parameter, in order, and all that a step is given
+        self._nested = False
         self._restarted = False
         self._count = 0
         self._num_threads = None
@@ -173,7 +175,8 @@ class Optimizer(Hooked):
         self._check_group(group)
         self._plan.extend(params, names, len(self.param_groups))
         self.param_groups.append(group)
-        self._plain = len(self.param_groups) == 1 and not (is_container(given) and any(map(is_container, given)))
+        self._nested = self._nested or (is_container(given) and any(map(is_container, given)))
+        self._choose_path()
         self._arrays += [{} for _ in params]
         self._forget_settings()
 
@@ -390,9 +393,108 @@ class Optimizer(Hooked):
         for index, group in enumerate(self.param_groups):
             group["params"][:] = [arrays[position] for position in self._positions(index)]
 
+    # ---- stages beside the rule
+
+    def _choose_path(self):
+        self._plain = len(self.param_groups) == 1 and not self._nested and self._pipeline is None
+
+    def _stages(self):
+        """The pipeline of this optimizer; made now if there is none."""
+        if self._pipeline is None:
+            self.set_stages()
+        return self._pipeline
+
+    def set_stages(self, **options: Any) -> None:
+        """Sets what a step does beside the rule, in the same pass over memory, in place of what was set before.
+
+        In the order in which a step has them; all are off by default, and one that is off costs nothing:
+
+        Args:
+            accumulation: "mean" or "sum" of the micro-batches given to `accumulate`.
+            on_nonfinite: what a gradient with NaN or infinite elements does: "propagate" steps as torch does; "skip"
+                leaves parameters, state and step counts as they are; "raise" too, and raises
+                `fastopt.stages.NonFiniteGradient` with the first parameter and index. The last two cost one
+                sweep that reads the gradients, unless a norm is taken anyway.
+            max_skips: raises when more than so many steps in a row were skipped; None never does.
+            clip: a number is the largest global norm; or one of `fastopt.stages.GlobalNorm`, `ParameterNorm`,
+                `Value` and `Adaptive`. Gradients are scaled inside the step and not written.
+            centralize: takes the mean of each row off the gradients of matrices and higher dimensions (Yong et al.
+                2020, arXiv 2004.01461).
+            no_decay: parameters without weight decay: patterns of names such as "*.bias", or a number: all with at
+                most so many dimensions.
+            lr_scale: multipliers of the learning rate: a mapping of patterns of names to numbers, of which the first
+                that fits counts, or one number for each parameter. See `fastopt.stages.layer_decay`.
+            corrected_weight_decay: the largest learning rate η₀; decoupled decay is λ η²/η₀ then, so that the weights
+                keep their norm under a schedule (Defazio 2025, arXiv 2506.02285).
+            clip_update: d; divides the learning rate of a parameter by max(1, RMS(g/√v̂)/d) (StableAdamW; Wortsman et
+                al. 2023, arXiv 2304.13013). Costs a sweep that reads parameters, gradients and state.
+            cautious: leaves out what an update has against its gradient, and scales the rest by 1/(the share that
+                is left) (Liang et al. 2024, arXiv 2411.16085); costs a sweep as `clip_update`. "unscaled"
+                does not scale and costs none.
+            cautious_weight_decay: decays only where the update has the sign of the parameter (Chen et al. 2025,
+                arXiv 2510.12402).
+            bounds: (low, high), or "nonnegative": parameters are projected into it.
+            lookahead: (k, α): every k steps the slow weights move by α towards the parameters, which then take
+                their place (Zhang et al. 2019, arXiv 1907.08610).
+            average: an average of `fastopt.averages`, or several: updated with every step that is made.
+            zero_grad: writes zeros into the gradients.
+            statistics: `last_step` has the norms of gradients, updates and parameters of every group.
+
+        A step with stages needs dense gradients. `step(clip=..., grad_scale=..., on_nonfinite=...)` does the same for
+        one step, and `last_step` says what it did.
+
+        Raises:
+            TypeError, ValueError: an option is not as said above, or has no meaning for this method; what was set
+                before stays.
+
+        >>> import numpy as np, fastopt
+        >>> w = np.zeros(2)
+        >>> opt = fastopt.SGD([w], lr=1.0)
+        >>> opt.set_stages(clip=fastopt.stages.GlobalNorm(1.0, eps=0.0), on_nonfinite="skip")
+        >>> opt.step([np.array([3.0, 4.0])])
+        >>> w, opt.last_step.grad_norm
+        (array([-0.6, -0.8]), 5.0)
+        """
+        from .stages import Pipeline, Stages
+
+        self._plan.check_idle()
+        self._pipeline = Pipeline(self, Stages(**options), self._pipeline)
+        self._choose_path()
+
+    @property
+    def last_step(self) -> Any:
+        """What the last step with stages did: see `fastopt.stages.Step`."""
+        return self._stages().last
+
+    def accumulate(self, grads: Grads = None, weight: float = 1.0) -> None:
+        """Adds the gradients of a micro-batch to those of the next `step()`, which is then called without any.
+
+        Weight decay, clipping and counters act once, in that step. The gradients are summed in one buffer of the size
+        of the parameters. Without `grads` the ones that were bound count, into which a framework adds by itself.
+
+        Args:
+            grads: as for `step`; None in it skips that parameter.
+            weight: of this micro-batch, above 0; the mean is the weighted one.
+
+        Raises:
+            TypeError, ValueError: as for `step`; nothing was changed.
+
+        >>> import numpy as np, fastopt
+        >>> w = np.zeros(2)
+        >>> opt = fastopt.SGD([w], lr=1.0)
+        >>> opt.accumulate([np.array([1.0, 0.0])])
+        >>> opt.accumulate([np.array([3.0, 2.0])])
+        >>> opt.step()
+        >>> w
+        array([-2., -1.])
+        """
+        self._plan.check_idle()
+        self._stages().accumulate(grads, weight)
+
     # ---- the step
 
-    def step(self, grads: Grads = None, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, grads: Grads = None, closure: Callable[[], Any] | None = None, *, clip: Any = None,
+             grad_scale: float | None = None, on_nonfinite: str | None = None) -> Any:
         """Makes one step: updates every parameter that has a gradient, in place.
 
         Args:
@@ -401,6 +503,8 @@ class Optimizer(Hooked):
                 skips that parameter. None for all uses the arrays given to `bind_grads`.
             closure: a function without arguments that computes the loss anew and returns it, or returns
                 `(loss, grads)`. It is called once, before the update.
+            clip, on_nonfinite: for this step; see `set_stages`.
+            grad_scale: the gradients are divided by this, above 0, before all else.
 
         Returns:
             The loss that the closure returned, or None.
@@ -411,13 +515,17 @@ class Optimizer(Hooked):
             RuntimeError: another thread is stepping this optimizer.
         """
         if self._step_pre or self._step_post or GLOBAL_PRE or GLOBAL_POST:
-            return self._step_with_hooks(grads, closure)
-        if type(grads) is list and closure is None and self._plain:
-            return self._advance(grads)
-        return self._step(grads, closure)
+            return self._step_with_hooks(grads, closure, clip, grad_scale, on_nonfinite)
+        if clip is None and grad_scale is None and on_nonfinite is None:
+            if type(grads) is list and closure is None and self._plain:
+                return self._advance(grads)
+            return self._step(grads, closure)
+        return self._step(grads, closure, clip=clip, grad_scale=grad_scale, on_nonfinite=on_nonfinite)
 
-    def _step_with_hooks(self, grads, closure):
-        args, kwargs = (), {"grads": grads, "closure": closure}
+    def _step_with_hooks(self, grads, closure, clip, grad_scale, on_nonfinite):
+        options = {"clip": clip, "grad_scale": grad_scale, "on_nonfinite": on_nonfinite}
+        args, kwargs = (), {"grads": grads, "closure": closure,
+                            **{name: value for name, value in options.items() if value is not None}}
         for hook in (*GLOBAL_PRE.values(), *self._step_pre.values()):
             result = hook(self, args, kwargs)
             if result is not None:
@@ -430,7 +538,7 @@ class Optimizer(Hooked):
             hook(self, args, kwargs)
         return loss
 
-    def _step(self, grads=None, closure=None):
+    def _step(self, grads=None, closure=None, **options):
         loss = None
         if callable(grads) and closure is None:
             grads, closure = None, grads  # torch's order: step(closure)
@@ -440,7 +548,11 @@ class Optimizer(Hooked):
             loss = closure()
             if isinstance(loss, tuple):
                 loss, grads = loss
-        self._advance(grads if grads is None else self._arrange(grads))
+        grads = grads if grads is None else self._arrange(grads)
+        if self._pipeline is None and not options:
+            self._advance(grads)
+        else:
+            self._stages().advance(grads, **options)
         return loss
 
     def _advance(self, grads):
@@ -508,10 +620,14 @@ class Optimizer(Hooked):
             hook(self)
 
     def _pack(self):
-        return pack(self)
+        packed = pack(self)
+        return packed if self._pipeline is None else {**packed, "stages": self._pipeline.state()}
 
     def _load(self, state_dict):
         groups, states, count = match(self, state_dict)
+        if self._pipeline is not None:
+            self._pipeline.check_state(state_dict.get("stages", {}))
+            self._pipeline.set_state(state_dict.get("stages", {}))
         for index, group in enumerate(groups):
             self.param_groups[index].clear()
             self.param_groups[index].update(group)
@@ -559,7 +675,8 @@ class Optimizer(Hooked):
             "names": list(self._plan.names),
             "arrays": self._arrays,
             "steps": [self._plan.get_step(position) for position in range(len(self._plan))],
-            "plain": self._plain,
+            "nested": self._nested,
+            "pipeline": self._pipeline and self._pipeline.saved(),
             "count": self._count,
             "num_threads": self._num_threads,
             "scalars": [self._plan.get_scalars(position) for position in range(len(self._plan))],
@@ -578,11 +695,16 @@ class Optimizer(Hooked):
             self._arrays.append({name: self._owned(array) for name, array in arrays.items()})
             self._plan.set_step(position, step)
             self._plan.set_scalars(position, saved["scalars"][position])
-        self._plain = saved["plain"]
+        self._nested = saved["nested"]
         self._count = saved["count"]
         self._num_threads = saved["num_threads"]
         if saved["bound"] is not None:
             self._plan.bind(saved["bound"])
+        if saved["pipeline"] is not None:
+            from .stages import Pipeline
+
+            self._pipeline = Pipeline.restored(self, saved["pipeline"])
+        self._choose_path()
 
     def __repr__(self):
         lines = []

@@ -1,0 +1,553 @@
+"""The stages of a step beside the rule: their options, and the step that has them.
+
+All that an optimizer does without stages stands in base.py; a step comes here only when some are set.
+"""
+
+import fnmatch
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..kernels.arrays import full_like
+from ..kernels.plan import Plan, unchanged
+from .checks import at_least_one, flag, nonnegative, number, one_of, positive
+from .clipping import Adaptive, Clip, GlobalNorm, ParameterNorm, Value, as_clip, shrink
+
+__all__ = ["NonFiniteGradient", "Stages", "Step", "layer_decay"]
+
+policies = one_of("propagate", "skip", "raise")
+
+# where the stages after the rule have their coefficients among those of a cohort
+CAUTIOUS, DECAY, LOW, HIGH = range(4)
+
+
+class NonFiniteGradient(ArithmeticError):
+    """A gradient has NaN or infinite elements: raised with `on_nonfinite="raise"`, before anything is changed."""
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What a step does beside the rule; see `Optimizer.set_stages`."""
+
+    clip: Clip | float | None = None
+    on_nonfinite: str = "propagate"
+    max_skips: int | None = None
+    average: Any = ()
+    zero_grad: bool = False
+    accumulation: str = "mean"
+    centralize: bool = False
+    cautious: bool | str = False
+    cautious_weight_decay: bool = False
+    corrected_weight_decay: float | None = None
+    no_decay: Any = ()
+    lr_scale: Any = None
+    clip_update: float | None = None
+    bounds: tuple[float, float] | str | None = None
+    lookahead: tuple[int, float] | None = None
+    statistics: bool = False
+
+    def __post_init__(self):
+        averages = self.average if isinstance(self.average, (list, tuple)) else (self.average,)
+        for name, value in {
+            "clip": as_clip(self.clip),
+            "on_nonfinite": policies("on_nonfinite", self.on_nonfinite),
+            "max_skips": None if self.max_skips is None else at_least_one("max_skips", self.max_skips),
+            "average": tuple(average for average in averages if average is not None),
+            "zero_grad": flag("zero_grad", self.zero_grad),
+            "accumulation": one_of("mean", "sum")("accumulation", self.accumulation),
+            "centralize": flag("centralize", self.centralize),
+            "cautious": one_of(False, True, "unscaled")("cautious", self.cautious),
+            "cautious_weight_decay": flag("cautious_weight_decay", self.cautious_weight_decay),
+            "corrected_weight_decay": optional(positive)("corrected_weight_decay", self.corrected_weight_decay),
+            "no_decay": (self.no_decay,) if isinstance(self.no_decay, (str, int)) else tuple(self.no_decay),
+            "clip_update": optional(positive)("clip_update", self.clip_update),
+            "bounds": interval(self.bounds),
+            "lookahead": None if self.lookahead is None else steps_and_share(self.lookahead),
+            "statistics": flag("statistics", self.statistics),
+        }.items():
+            object.__setattr__(self, name, value)
+
+
+def optional(check):
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def interval(bounds):
+    if bounds is None:
+        return None
+    if bounds == "nonnegative":
+        return 0.0, math.inf
+    try:
+        low, high = map(float, bounds)
+    except (TypeError, ValueError):
+        raise TypeError(f"bounds must be (low, high) or 'nonnegative', got {bounds!r}") from None
+    if not low <= high:
+        raise ValueError(f"bounds must be two numbers, the lower first, got {bounds!r}")
+    return low, high
+
+
+def steps_and_share(value):
+    try:
+        steps, share = value
+    except (TypeError, ValueError):
+        raise TypeError(f"lookahead must be (k, alpha), got {value!r}") from None
+    steps, share = at_least_one("lookahead k", steps), number("lookahead alpha", share)
+    if not 0 < share <= 1:
+        raise ValueError(f"lookahead alpha must be above 0 and at most 1, got {value[1]!r}")
+    return steps, share
+
+
+@dataclass
+class Step:
+    """What the last step did.
+
+    Attributes:
+        grad_norm: the norm of all gradients before clipping, after unscaling; None where none was taken.
+        skipped: the step was not made, as a gradient was not finite.
+        clipped: the share of norms that were clipped: 0 or 1 with a global norm; of the parameters or units else.
+        grad_norms, update_norms, param_norms: with `statistics`, the 2-norms of each group; the update is what was
+            added to the parameters, which are measured after it.
+        update_norm, param_norm: the same over all groups.
+    """
+
+    grad_norm: float | None = None
+    skipped: bool = False
+    clipped: float = 0.0
+    grad_norms: list[float] = field(default_factory=list)
+    update_norms: list[float] = field(default_factory=list)
+    param_norms: list[float] = field(default_factory=list)
+
+    @property
+    def update_norm(self) -> float | None:
+        return math.hypot(*self.update_norms) if self.update_norms else None
+
+    @property
+    def param_norm(self) -> float | None:
+        return math.hypot(*self.param_norms) if self.param_norms else None
+
+
+class Pipeline:
+    """The stages of one optimizer, and what they keep between its steps."""
+
+    def __init__(self, optimizer, stages, before=None):
+        self.optimizer, self.stages = optimizer, stages
+        self.last = Step()
+        self.steps = self.skipped = self.skipped_in_a_row = 0
+        self.clipped = 0.0
+        self.slow: list[np.ndarray] = []  # the slow weights of Lookahead
+        self.sum = None  # a plan whose parameters are the sums of gradients; see accumulate()
+        self.weight, self.in_bound = 0.0, False
+        self.check()
+        if before is not None:
+            if before.weight:
+                raise ValueError("gradients are accumulated that the stages set before have not stepped with")
+            self.slow = before.slow if stages.lookahead else []
+        self.install()
+
+    # ---- copies and checkpoints
+
+    COUNTERS = ("steps", "skipped", "skipped_in_a_row", "clipped")
+
+    def state(self):
+        """What a checkpoint has of the stages; averages have checkpoints of their own."""
+        return {"slow": list(self.slow), **{name: getattr(self, name) for name in self.COUNTERS}}
+
+    def check_state(self, state):
+        """Raises ValueError unless `state` is that of these stages."""
+        slow, params = state.get("slow", []), self.optimizer._plan.params
+        if self.stages.lookahead and [np.shape(array) for array in slow] != [param.shape for param in params]:
+            raise ValueError("the slow weights of Lookahead in state_dict must have the shapes of the parameters")
+
+    def set_state(self, state):
+        for own, array in zip(self.slow, state.get("slow", ()), strict=False):
+            own[...] = array
+        for name in self.COUNTERS:
+            setattr(self, name, state.get(name, 0))
+
+    def snapshot(self):
+        """What steps change: arrays with copies of them, and numbers. For `restore`."""
+        arrays = [*self.slow, *(array for average in self.stages.average for array in average.averages)]
+        return ([(array, array.copy()) for array in arrays], [average.n_averaged for average in self.stages.average],
+                {**self.state(), "slow": ()}, self.last)
+
+    def restore(self, snapshot):
+        """The reverse."""
+        arrays, counts, state, self.last = snapshot
+        for array, values in arrays:
+            array[...] = values
+        for average, count in zip(self.stages.average, counts, strict=True):
+            average.n_averaged = count
+        self.set_state(state)
+
+    def saved(self):
+        """What a pickle has."""
+        if self.weight:
+            raise ValueError("gradients are accumulated: step before copying the optimizer")
+        return {"stages": self.stages, "last": self.last, **self.state()}
+
+    @classmethod
+    def restored(cls, optimizer, saved):
+        """The reverse. Tables are made at the next step: an average may itself be on its way out of the pickle."""
+        pipeline = object.__new__(cls)
+        pipeline.optimizer, pipeline.stages, pipeline.last = optimizer, saved["stages"], saved["last"]
+        pipeline.slow = [copied(array) for array in saved["slow"]]
+        pipeline.sum, pipeline.weight, pipeline.in_bound = None, 0.0, False
+        pipeline.set_state({**saved, "slow": ()})
+        return pipeline
+
+    # ---- what goes together
+
+    def check(self):
+        optimizer, stages = self.optimizer, self.stages
+        name = type(optimizer).__name__
+        if optimizer.rule is None or optimizer.sparse == "only":
+            raise ValueError(f"{name} has no stages: they are for the methods that step each element on its own, "
+                             "with dense gradients")
+        decays = "weight_decay" in optimizer.hyperparameters
+        for option in ("cautious_weight_decay", "corrected_weight_decay"):
+            if getattr(stages, option) and not all(group.get("decoupled_weight_decay")
+                                                   for group in optimizer.param_groups):
+                raise ValueError(f"{option} needs decoupled weight decay, which {name} has not with these options")
+        if stages.no_decay and not decays:
+            raise ValueError(f"no_decay has no meaning for {name}: it has no weight_decay")
+        if stages.clip_update is not None and "exp_avg_sq" not in optimizer.state_slots:
+            raise ValueError(f"clip_update needs a second moment, exp_avg_sq, which {name} has not")
+        if stages.cautious and optimizer.rule == "rprop":
+            raise ValueError("cautious has no meaning for Rprop: its update always has the sign of the gradient")
+        for average in stages.average:
+            if not hasattr(average, "coefficients") or not hasattr(average, "averages"):
+                raise TypeError(f"average must be an average of fastopt.averages or a list of them, got {average!r}")
+            if len(average.averages) != len(optimizer._plan):
+                raise ValueError(f"average has {len(average.averages)} parameters, the optimizer "
+                                 f"{len(optimizer._plan)}")
+
+    # ---- the tables
+
+    def install(self):
+        """Shows the stages to the plan; needed again when parameters were added."""
+        optimizer, stages, plan = self.optimizer, self.stages, self.optimizer._plan
+        self.multipliers = multipliers(stages, plan)
+        self.single = stages.clip_update is not None or stages.cautious is True  # each has coefficients of its own
+        kinds = {pair: number for number, pair in enumerate(dict.fromkeys(self.multipliers))}
+        self.variant_of = [i if self.single else kinds[pair] for i, pair in enumerate(self.multipliers)]
+        self.split_decay = bool(stages.cautious or stages.cautious_weight_decay)
+        self.adapts = self.single or self.split_decay or stages.corrected_weight_decay is not None or any(
+            pair != (1.0, 1.0) for pair in self.multipliers)
+        followers, self.shared = [], []  # shared: (place in the table, its source)
+        if stages.cautious:
+            followers.append(("cautious", None, False, CAUTIOUS))
+        if self.split_decay:
+            followers.append(("cautious_decay" if stages.cautious_weight_decay else "decay", None, False, DECAY))
+        if stages.bounds:
+            followers.append(("project", None, False, LOW))
+        if stages.lookahead:
+            self.slow += [copied(param) for param in plan.params[len(self.slow):]]
+            self.shared.append((len(followers), None))
+            followers.append(("lookahead", self.slow, True, -1))
+        for average in stages.average:
+            self.shared.append((len(followers), average))
+            followers.append(("average", average.averages, True, -1))
+        plan.stage(followers, on=True, zero=stages.zero_grad,
+                   keeps=bool(stages.cautious or self.split_decay or stages.statistics))
+        plan.set_variants(self.variant_of)
+        self.second = optimizer.state_slots.index("exp_avg_sq") if stages.clip_update is not None else 0
+        self.sizes = np.array([max(1, param.size) for param in plan.params], float)
+
+    # ---- the step
+
+    def advance(self, grads, clip=None, grad_scale=None, on_nonfinite=None):
+        """Makes the step of `Optimizer._advance` with the stages, or skips it."""
+        optimizer, stages, plan = self.optimizer, self.stages, self.optimizer._plan
+        clip = stages.clip if clip is None else as_clip(clip)
+        policy = stages.on_nonfinite if on_nonfinite is None else policies("on_nonfinite", on_nonfinite)
+        unscale = 1.0 if grad_scale is None else 1.0 / positive("grad_scale", grad_scale)
+        if self.weight:
+            if grads is not None:
+                raise ValueError("step() takes no grads after accumulate(): give them to accumulate() too")
+            grads, unscale = self.taken(), unscale / (self.weight if stages.accumulation == "mean" else 1.0)
+        for average in stages.average:
+            average._check_not_swapped("step()")
+        if not plan.staged:
+            self.install()
+        record = Step()
+        cohorts = plan.begin(grads)
+        try:
+            settled = {}
+            for index, *_ in cohorts:
+                if index not in settled:
+                    known, made = optimizer._settled[index]
+                    fresh = unchanged(optimizer.param_groups[index], known)
+                    settled[index] = made if fresh else optimizer._settings(index)
+            if optimizer._restarted:  # options changed so that some parameters start their count anew
+                optimizer._restarted = False
+                plan.release()
+                self.advance(None if self.weight else grads, clip, grad_scale, on_nonfinite)
+                return
+            powers, order = self.measure(clip, policy, unscale, record)
+            if record.skipped:
+                plan.release()
+            else:
+                self.walk([(*cohort[1:], settled[cohort[0]]) for cohort in cohorts], clip, unscale, powers, order,
+                          record)
+        except BaseException:
+            plan.release()
+            raise
+        finally:
+            plan.use_units(None)
+        self.last = record
+        self.steps += 1
+        self.clipped += record.clipped
+        self.skipped += record.skipped
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if record.skipped else 0
+        self.forget()
+        if not record.skipped:
+            optimizer._count += 1
+            for average in stages.average:
+                average.n_averaged += 1
+        elif stages.max_skips is not None and self.skipped_in_a_row > stages.max_skips:
+            raise NonFiniteGradient(f"{self.skipped_in_a_row} steps in a row were skipped for gradients that are not "
+                                    f"finite; max_skips is {stages.max_skips}")
+
+    def measure(self, clip, policy, unscale, record):
+        """Sums |g|^order of each parameter, if anything needs it, and decides whether the step is made."""
+        plan = self.optimizer._plan
+        normed = isinstance(clip, (GlobalNorm, ParameterNorm))
+        if not normed and policy == "propagate":
+            return None, 2.0
+        order = clip.norm_type if normed else 2.0
+        powers = plan.powers(order, self.optimizer._num_threads)
+        record.grad_norm = unscale * norm_of(powers, order)
+        if policy != "propagate" and not math.isfinite(record.grad_norm):
+            found = first_nonfinite(plan)
+            if found is not None and policy == "raise":
+                raise NonFiniteGradient(found)
+            record.skipped = found is not None
+        return powers, order
+
+    def units(self, clip, scale, powers, order, record):
+        """The scale and offset of each unit of the gradients, as a fraction of `scale`; None where all are 1 and 0."""
+        plan = self.optimizer._plan
+        rows = self.stages.centralize or isinstance(clip, Adaptive)
+        if not rows and not isinstance(clip, ParameterNorm):
+            return None
+        first = plan.divide(rows)
+        lengths, scales = np.diff(first), np.ones(first[-1])
+        units = np.stack([scales, np.zeros_like(scales)], axis=1)
+        if rows:
+            sums = plan.unit_sums(self.optimizer._num_threads)
+            squares = sums[:, 1]
+            if self.stages.centralize:
+                sizes = np.repeat([param.size // max(1, count) for param, count in zip(plan.params, lengths,
+                                                                                       strict=True)], lengths)
+                means = np.where(np.repeat([param.ndim > 1 for param in plan.params], lengths), sums[:, 0] / sizes, 0)
+                units[:, 1], squares = means, np.maximum(squares - sizes * means**2, 0.0)
+            if isinstance(clip, Adaptive):
+                most = clip.clip_factor * np.maximum(np.sqrt(sums[:, 2]), clip.eps)
+                norms = np.maximum(scale * np.sqrt(squares), 1e-6)
+                units[:, 0] = np.where(norms <= most, 1.0, most / norms)
+        if isinstance(clip, ParameterNorm):
+            norms = scale * (powers if order == math.inf else powers ** (1.0 / order))
+            units[:, 0] = np.repeat([shrink(norm, clip.max_norm, clip.eps) for norm in norms], lengths)
+        if isinstance(clip, (ParameterNorm, Adaptive)) and len(units):
+            record.clipped = float(np.mean(units[:, 0] != 1.0))
+        return units
+
+    def walk(self, cohorts, clip, unscale, powers, order, record):
+        """Answers the plan, and steps; before it, a dry pass where a stage must know the whole update."""
+        optimizer, stages, plan = self.optimizer, self.stages, self.optimizer._plan
+        threads, scale = optimizer._num_threads, unscale
+        if isinstance(clip, GlobalNorm):
+            ratio = shrink(record.grad_norm, clip.max_norm, clip.eps)
+            record.clipped, scale = float(ratio != 1.0), scale * ratio
+        limit = clip.clip_value if isinstance(clip, Value) else 0.0
+        plan.use_units(self.units(clip, scale, powers, order, record))
+        answers = self.answers(cohorts, scale, limit)
+        if plan.unready:
+            optimizer._give_states(plan.missing())
+        if self.single:
+            agreement, ratio = stages.cautious is True, stages.clip_update is not None
+            plan.take_sums(measures=("agreement",) * agreement + ("ratio",) * ratio, state=self.second)
+            plan.run(answers, threads, dry=True)
+            sums = plan.sums()[:, 2:] / self.sizes[:, None]
+            rms = np.sqrt(sums[:, int(agreement)]) / (stages.clip_update or 1.0)
+            answers = self.answers(cohorts, scale, limit, shares=sums[:, 0] if agreement else None,
+                                   slower=np.where(rms <= 1.0, 1.0, 1.0 / rms) if ratio else None)
+        for place, average in self.shared:
+            if average is None:
+                steps, share = stages.lookahead
+                plan.follow(place, (share,), (optimizer._count + 1) % steps == 0)
+            else:
+                plan.follow(place, average.coefficients(average.n_averaged + 1))
+        squares = powers if order == 2.0 else None
+        plan.take_sums(gradient=stages.statistics and squares is None, param=stages.statistics,
+                       measures=("update",) if stages.statistics else ())
+        plan.run(answers, threads)
+        if stages.statistics:
+            sums = plan.sums()[:, :3]
+            if squares is not None:
+                sums[:, 0] = squares
+            by_group = np.zeros((len(optimizer.param_groups), 3))
+            np.add.at(by_group, [plan.group(i) for i in range(len(plan))], sums)
+            norms = np.sqrt(by_group) * (unscale, 1.0, 1.0)
+            record.grad_norms, record.param_norms, record.update_norms = (column.tolist() for column in norms.T)
+            if record.grad_norm is None:
+                record.grad_norm = math.hypot(*record.grad_norms)
+
+    def answers(self, cohorts, scale, limit, shares=None, slower=None):
+        """What the plan needs of each cohort. `shares` and `slower` are what a dry pass found of each parameter."""
+        optimizer, stages = self.optimizer, self.stages
+        answers = []
+        for (step, scalars, settled), variant in zip(cohorts, optimizer._plan.variants(), strict=True):
+            settings, (sign, decay), _ = settled
+            follow = [1.0, 0.0, *(stages.bounds or (0.0, 0.0))]
+            if self.adapts:
+                settings, follow[DECAY] = self.adapted(settings, variant, slower)
+                decay = optimizer.coupled_decay(settings)
+                if shares is not None:
+                    follow[CAUTIOUS] = 1.0 / max(shares[variant], 1e-3)
+            if optimizer.scalar_slots:
+                coefficients, after = optimizer._with_scalars(settings, step, scalars)
+            else:
+                coefficients, after = optimizer.coefficients(settings, step), scalars
+            prepare = sign * scale, decay, 0.0, limit
+            if stages.clip_update is not None:
+                prepare += 1.0 / (1.0 - settings["betas"][1] ** step), settings["eps"] ** 2
+            answers.append((prepare, coefficients, after, tuple(follow)))
+        return answers
+
+    def adapted(self, settings, variant, slower):
+        """The settings of a variant, and the decay that a stage takes over from the rule."""
+        stages, settings = self.stages, dict(settings)
+        lr_scale, decay_scale = self.multipliers[self.variant_of.index(variant)]
+        settings["lr"] *= lr_scale * (1.0 if slower is None else float(slower[variant]))
+        taken = 0.0
+        if "weight_decay" in settings:
+            settings["weight_decay"] *= decay_scale
+            if stages.corrected_weight_decay is not None:
+                settings["weight_decay"] *= settings["lr"] / stages.corrected_weight_decay
+            if self.split_decay and settings.get("decoupled_weight_decay"):
+                taken, settings["weight_decay"] = settings["lr"] * settings["weight_decay"], 0.0
+        return settings, taken
+
+    # ---- accumulation
+
+    def accumulate(self, grads, weight):
+        """Adds weighted gradients to the buffers; None counts a micro-batch in the bound gradients."""
+        plan, weight = self.optimizer._plan, positive("weight", weight)
+        if grads is None:
+            if not plan.has_bound:
+                raise ValueError("accumulate() needs grads: none were given and none are bound (see bind_grads)")
+            if weight != 1.0:
+                raise ValueError("bound gradients are summed by whoever writes them: weight must be 1")
+            if self.weight and not self.in_bound:
+                raise ValueError("accumulate() was called with grads before this one without")
+            self.in_bound = True
+        else:
+            if self.in_bound:
+                raise ValueError("accumulate() was called without grads before this one with")
+            grads = self.optimizer._arrange(grads)
+            if self.sum is None:
+                self.sum = Plan("accumulate")
+                self.sum.extend([full_like(param, 0.0) for param in plan.params], plan.names, 0)
+            cohorts = self.sum.begin(grads)
+            try:
+                self.sum.run([((1.0, 0.0), (weight, float(step == 1)), ()) for _, step, _ in cohorts],
+                             self.optimizer._num_threads)
+            except BaseException:
+                self.sum.release()
+                raise
+        self.weight += weight
+
+    def taken(self):
+        """The gradients that were accumulated: None are those bound."""
+        if self.in_bound:
+            return None
+        return [array if self.sum.get_step(i) else None for i, array in enumerate(self.sum.params)]
+
+    def forget(self):
+        """Begins a new accumulation."""
+        self.weight, self.in_bound = 0.0, False
+        if self.sum is not None:
+            for i in range(len(self.sum)):
+                self.sum.set_step(i, 0)
+
+
+def norm_of(powers, order):
+    """The norm whose powers are given by parts."""
+    if order == math.inf:
+        return float(np.max(powers, initial=0.0))
+    total = math.fsum(powers) if np.isfinite(powers).all() else float(np.sum(powers))
+    return total ** (1.0 / order)
+
+
+def first_nonfinite(plan):
+    """Says where the first element is that is not finite; None: all are."""
+    for i, gradient in plan.taken():
+        bad = np.flatnonzero(~np.isfinite(gradient))
+        if len(bad):
+            index = tuple(int(k) for k in np.unravel_index(bad[0], gradient.shape))
+            return f"gradient of {plan.label(i)} is {gradient[index]} at index {index}"
+    return None
+
+
+def copied(param):
+    own = full_like(param, 0.0)
+    own[...] = param
+    return own
+
+
+def multipliers(stages, plan):
+    """(of the learning rate, of the weight decay) for each parameter."""
+    rate = scale_of(stages.lr_scale, plan)
+    keep = [0.0 if excluded(stages.no_decay, plan.names[i], param) else 1.0 for i, param in enumerate(plan.params)]
+    return list(zip(rate, keep, strict=True))
+
+
+def excluded(no_decay, name, param):
+    """Whether a parameter is one of those that `no_decay` describes."""
+    for rule in no_decay:
+        if isinstance(rule, int):
+            if param.ndim <= rule:
+                return True
+        elif fnmatch.fnmatchcase(named(name, "no_decay"), rule):
+            return True
+    return False
+
+
+def named(name, option):
+    if name is None:
+        raise ValueError(f"{option} has patterns of names, but the parameters have no names")
+    return name
+
+
+def scale_of(lr_scale, plan):
+    """The multiplier of each parameter's learning rate; the first pattern that fits counts."""
+    if lr_scale is None:
+        return [1.0] * len(plan)
+    if isinstance(lr_scale, Mapping):
+        checked = {pattern: nonnegative(f"lr_scale[{pattern!r}]", scale) for pattern, scale in lr_scale.items()}
+        return [next((scale for pattern, scale in checked.items()
+                      if fnmatch.fnmatchcase(named(name, "lr_scale"), pattern)), 1.0) for name in plan.names]
+    scales = [nonnegative("lr_scale", scale) for scale in lr_scale]
+    if len(scales) != len(plan):
+        raise ValueError(f"lr_scale must have {len(plan)} numbers, one for each parameter, got {len(scales)}")
+    return scales
+
+
+def layer_decay(layers: Sequence[str], decay: float) -> dict[str, float]:
+    """Learning rates that fall from the last layer to the first: an `lr_scale` for `Optimizer.set_stages`.
+
+    Args:
+        layers: patterns of the names of each layer's parameters, from the first layer to the last.
+        decay: the rate of a layer as a fraction of the next one's; above 0.
+
+    >>> layer_decay(["embed.*", "block0.*", "head.*"], 0.5)
+    {'embed.*': 0.25, 'block0.*': 0.5, 'head.*': 1.0}
+
+    Source: Howard, Ruder 2018, arXiv 1801.06146; Bao et al. 2021, arXiv 2106.08254.
+    """
+    decay = positive("decay", decay)
+    return {pattern: decay ** (len(layers) - 1 - i) for i, pattern in enumerate(layers)}
