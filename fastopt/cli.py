@@ -9,6 +9,7 @@ from ._version import __version__
 # name: (module with add_arguments(parser) and run(args) -> exit code, what the command does)
 COMMANDS = {
     "demo": ("fastopt.demo", "train a network on handwritten digits and plot it"),
+    "plot-schedule": ("fastopt.plot_schedule", "draw the values of schedules over the steps"),
     "bench": ("fastopt.bench.cli", "measure the optimizers on this machine"),
     "info": (None, "show version, compiler, SIMD level and threads"),
 }

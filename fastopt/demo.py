@@ -362,6 +362,11 @@ def plot(histories, settings, path):
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(x=0.02)
         axes.xaxis.get_major_locator().set_params(integer=True)
+    save(figure, path)
+
+
+def save(figure, path):
+    """Writes a figure as a PNG."""
     try:
         figure.savefig(path, format="png")
     except OSError as error:

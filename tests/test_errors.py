@@ -5,7 +5,7 @@ import pytest
 from common import copies, every_method, inputs, snapshot
 
 import fastopt
-from fastopt import SGD, Adagrad, Adam, AdamW, RMSprop, functional, lr_scheduler, schedules
+from fastopt import SGD, Adagrad, Adam, AdamW, RMSprop, functional, lr_scheduler
 
 
 def readonly(array):
@@ -335,11 +335,6 @@ def test_functional_takes_each_state_once():
 
 
 SCHEDULES = [
-    (lambda: schedules.linear_schedule(1, 0, 0), ValueError, "transition_steps must be a number of at least 1"),
-    (lambda: schedules.linear_schedule(1, float("nan"), 5), ValueError, "end_value must be finite"),
-    (lambda: schedules.cosine_decay_schedule("x", 5), TypeError, "init_value must be a number"),
-    (lambda: schedules.piecewise_constant_schedule(1, {-1: 0.5}), ValueError, "boundaries_and_scales: a step must be"),
-    (lambda: schedules.linear_schedule(1), TypeError, "missing"),
     (lambda: lr_scheduler.StepLR(SGD(np.zeros(1)), 0), ValueError, "step_size must be an integer of at least 1"),
     (lambda: lr_scheduler.StepLR(SGD(np.zeros(1)), 2, "x"), TypeError, "gamma must be a number"),
     (lambda: lr_scheduler.StepLR(None, 2), TypeError, "optimizer must be a fastopt optimizer, got NoneType"),

@@ -1,4 +1,4 @@
-"""The schedulers give torch's values, state and behaviour; the schedules are pure functions."""
+"""The schedulers give torch's values, state and behaviour."""
 
 import copy
 import pickle
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import lr_scheduler, schedules
+from fastopt import lr_scheduler
 
 
 class Inverse:
@@ -218,29 +218,3 @@ def test_lambdas_that_are_objects_are_saved():
     other.load_state_dict(saved)
     assert other.lr_lambdas[0].power == 0.5
     assert lr_scheduler.LambdaLR(optimizer, lambda step: 1.0).state_dict()["lr_lambdas"] == [None, None]
-
-
-SCHEDULES = [
-    schedules.constant_schedule(0.3),
-    schedules.linear_schedule(0.0, 1.0, 10),
-    schedules.exponential_decay(1.0, 7, 0.5, staircase=True),
-    schedules.piecewise_constant_schedule(1.0, {3: 0.5, 8: 0.1}),
-    schedules.cosine_decay_schedule(1.0, 20, alpha=0.1, exponent=2.0),
-    schedules.cosine_annealing_schedule(1.0, 20, 0.1),
-]
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
-def test_a_schedule_is_a_value(schedule):
-    again = pickle.loads(pickle.dumps(schedule))
-    assert again == schedule
-    assert hash(again) == hash(schedule)
-    assert eval(repr(schedule), vars(schedules)) == schedule
-    assert [again(step) for step in range(40)] == [schedule(step) for step in range(40)]
-    assert schedule != schedules.constant_schedule(12.0)
-
-
-def test_cosine_decay_stays_at_its_floor():
-    schedule = schedules.cosine_decay_schedule(2.0, 10, alpha=0.25)
-    assert schedule(0) == 2.0
-    assert schedule(10) == schedule(1000) == 0.5

@@ -94,6 +94,10 @@ class Schedule:
         Args:
             steps: how many, for those at 0, 1, ... `steps - 1`; or an array of steps, whose shape the result has.
 
+        Raises:
+            ValueError: a step is below 0.
+            FloatingPointError: a value would be infinite or NaN, where a call raises an ArithmeticError too.
+
         >>> linear_schedule(0.0, 1.0, 4).preview(6)
         array([0.  , 0.25, 0.5 , 0.75, 1.  , 1.  ])
         >>> linear_schedule(0.0, 1.0, 4).preview([0.5, 2])
@@ -102,9 +106,9 @@ class Schedule:
         at = np.asarray(np.arange(steps) if np.ndim(steps) == 0 and steps >= 0 else steps, np.float64)
         if not (at >= 0).all():
             raise ValueError(f"steps must be numbers of at least 0, got {steps!r}")
-        values = np.empty(at.shape)
-        values.reshape(-1)[:] = Array.of(self)(at.reshape(-1))
-        return values
+        with np.errstate(divide="raise", invalid="raise", over="raise"):
+            values = Array.of(self)(at.reshape(-1))
+        return np.array(values.reshape(at.shape), np.float64)
 
     def shift(self, steps: float) -> "Schedule":
         """The same, `steps` later, with the first value before; a negative number skips its first steps."""
@@ -360,7 +364,7 @@ def divide(m: Any, first: AnySchedule, second: AnySchedule):
 
 @schedule
 def maximum(m: Any, first: AnySchedule, second: AnySchedule):
-    """The greater of two schedules at each step.
+    """The greater of two schedules at each step: `max(first, second)`.
 
     >>> maximum(linear_schedule(1.0, 0.0, 4), 0.6).preview(4)
     array([1.  , 0.75, 0.6 , 0.6 ])
@@ -371,7 +375,7 @@ def maximum(m: Any, first: AnySchedule, second: AnySchedule):
 
 @schedule
 def minimum(m: Any, first: AnySchedule, second: AnySchedule):
-    """The smaller of two schedules at each step.
+    """The smaller of two schedules at each step: `min(first, second)`.
 
     >>> minimum(linear_schedule(1.0, 0.0, 4), 0.8).preview(3)
     array([0.8 , 0.75, 0.5 ])

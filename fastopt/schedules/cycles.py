@@ -77,15 +77,13 @@ def cosine_restarts_schedule(m: Any, init_value: Value, decay_steps: Steps,
 
     if t_mul == 1:
         return lambda step: wave(step // decay_steps, step % decay_steps / decay_steps)
-    ratio, growth = (t_mul - 1.0) / decay_steps, math.log(t_mul)
-
-    def beginning(cycle):
-        return (t_mul**cycle - 1.0) / ratio
+    more, growth = t_mul - 1.0, math.log(t_mul)
 
     def restarts(step):
-        cycle = floor(log(1.0 + step * ratio) / growth)
-        cycle = cycle + (step >= beginning(cycle + 1)) - (step < beginning(cycle))  # the logarithm is rounded
-        return wave(cycle, (step - beginning(cycle)) / (decay_steps * t_mul**cycle))
+        grown = 1.0 + step * more / decay_steps  # t_mul**cycle where a cycle begins
+        cycle = floor(log(grown) / growth + 1e-9)  # a logarithm rounded down does not put off a restart by a step
+        length = t_mul**cycle
+        return wave(cycle, (grown - length) / (length * more))
 
     return restarts
 

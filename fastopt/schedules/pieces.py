@@ -97,7 +97,7 @@ def interpolated(m, kind, times, values):
     """From value to value along lines or half cosines, then constant. A piece of no length has no part in it."""
     bisect, bounds, cos = m.bisect, m.table(times[1:]), m.cos
     starts, firsts = m.table(times), m.table(values)
-    lengths = m.table([*(max(end - start, 1e-300) for start, end in itertools.pairwise(times)), math.inf])
+    lengths = m.table([*map(operator.sub, times[1:], times), math.inf])
     lasts = m.table([*values[1:], values[-1]])
 
     def line(step):
