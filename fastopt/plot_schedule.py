@@ -1,7 +1,7 @@
 """Draws schedules: `fastopt plot-schedule NAME [option=value ...] ...`, and the gallery of the documentation.
 
 >>> list(curves(["linear_schedule", "end_value=0.1", "warmup(0.5, 10)"], steps=100).values())[0]
-linear_schedule(init_value=1.0, end_value=0.1, transition_steps=100, transition_begin=0)
+linear_schedule(init_value=1.0, end_value=0.1, transition_steps=75, transition_begin=0)
 """
 
 import argparse

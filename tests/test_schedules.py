@@ -64,8 +64,9 @@ def test_a_preview_has_the_values_of_the_calls(schedule):
     called = [[schedule(step) for step in row] for row in parts.tolist()]
     np.testing.assert_allclose(schedule.preview(parts), called, rtol=1e-12, atol=1e-15)
     assert schedule.preview([]).shape == schedule.preview(0).shape == (0,)
-    with pytest.raises(ValueError, match="steps must be numbers of at least 0, got -1"):
-        schedule.preview(-1)
+    for wrong in (-1, 2.5):
+        with pytest.raises(ValueError, match=f"steps must be a whole number of at least 0, got {wrong}"):
+            schedule.preview(wrong)
     with pytest.raises(ValueError, match="steps must be numbers of at least 0"):
         schedule.preview([0, -0.5])
     for wrong in (-1, -0.5, math.nan):
@@ -462,7 +463,7 @@ WRONG = {
                     r"schedules\[1\] must be a schedule, a number or a function of the step, got 'x'"),
     "NaN in arithmetic": (lambda: COSINE + math.nan, ValueError, "add: second must be finite, got nan"),
     "text in arithmetic": (lambda: "x" * COSINE, TypeError, "multiply: first must be a schedule, a number or a"),
-    "nothing as schedule": (lambda: s.as_schedule(None), TypeError, "a schedule must be a schedule, a number"),
+    "nothing as schedule": (lambda: s.as_schedule(None), TypeError, "as_schedule: given must be a schedule, a number"),
     "clamp": (lambda: COSINE.clamp(2, 1), ValueError, "clamp: low must be at most high"),
     "map": (lambda: COSINE.map(3), TypeError, "compose: outer must be a schedule or a function of one number, got 3"),
     "cycles": (lambda: s.sgdr_schedule([3]), TypeError, r"cosine_kwargs\[0\] must be a mapping of arguments, got 3"),
@@ -494,6 +495,19 @@ def test_a_schedule_of_ones_own_has_everything():
     assert (schedule + 1)(8) == 1.25
     with pytest.raises(ValueError, match="halving: length must be a number of at least 1, got 0"):
         halving(1, 0)
+
+
+def test_functions_get_whole_steps_as_integers():
+    rates = [3.0, 2.0, 1.0]
+    for schedule in (s.as_schedule(rates.__getitem__), s.join_schedules([1.0, rates.__getitem__], [0]),
+                     s.as_schedule([4.0, *rates].__getitem__).shift(-1.0)):
+        assert schedule.preview(3).tolist() == [schedule(step) for step in range(3)] == rates
+    assert s.as_schedule(lambda step: step / 2).preview([0.5]) == 0.25
+
+
+def test_pickles_name_the_public_module():
+    assert s.linear_schedule.__module__ == type(COSINE).__module__ == "fastopt.schedules"
+    assert b"core" not in pickle.dumps(COSINE)
 
 
 def test_a_schedule_is_a_hyperparameter():

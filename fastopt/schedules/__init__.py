@@ -104,3 +104,6 @@ __all__ = [
     "warmup_exponential_decay_schedule",
     "warmup_stable_decay_schedule",
 ]
+
+for _name in __all__:  # what pickles and help() say does not depend on the file
+    globals()[_name].__module__ = __name__

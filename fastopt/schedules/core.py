@@ -4,12 +4,12 @@ import inspect
 import math
 from bisect import bisect_right
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Annotated, Any, Concatenate, ParamSpec
 
 import numpy as np
 
-from ..optimizers.checks import number
+from ..optimizers.checks import number, whole
 
 Arguments = ParamSpec("Arguments")
 
@@ -58,7 +58,7 @@ class Array:
     def each(function):
         if isinstance(function, Schedule):
             return function.preview
-        return lambda steps: np.fromiter(map(function, steps.tolist()), np.float64, steps.size)
+        return lambda steps: np.fromiter(map(function, map(plain, steps.tolist())), np.float64, steps.size)
 
     @staticmethod
     def switch(index, formulas, steps):
@@ -68,6 +68,11 @@ class Array:
             if here.any():
                 values[here] = formula(steps[here])
         return values
+
+
+def plain(step):
+    """A whole step as an integer, as an optimizer counts: a function may look it up in a list."""
+    return int(step) if step.is_integer() else step
 
 
 class Schedule:
@@ -103,7 +108,7 @@ class Schedule:
         >>> linear_schedule(0.0, 1.0, 4).preview([0.5, 2])
         array([0.125, 0.5  ])
         """
-        at = np.asarray(np.arange(steps) if np.ndim(steps) == 0 and steps >= 0 else steps, np.float64)
+        at = np.asarray(np.arange(whole("steps", steps)) if np.ndim(steps) == 0 else steps, np.float64)
         if not (at >= 0).all():
             raise ValueError(f"steps must be numbers of at least 0, got {steps!r}")
         with np.errstate(divide="raise", invalid="raise", over="raise"):
@@ -150,7 +155,7 @@ class Schedule:
         return multiply(-1.0, self)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Schedule) and self.__reduce__() == other.__reduce__()
+        return isinstance(other, Schedule) and (self._make, self._arguments) == (other._make, other._arguments)
 
     def __hash__(self) -> int:
         return hash(repr(self))
@@ -160,11 +165,7 @@ class Schedule:
         return f"{self._make.__name__}({arguments})"
 
     def __reduce__(self):
-        return rebuild, (self._make, self._arguments)
-
-
-def rebuild(make, arguments):
-    return make(**arguments)
+        return partial(self._make, **self._arguments), ()
 
 
 def schedule(formula: Callable[Concatenate[Any, Arguments], Callable[[Any], Any]]) -> Callable[Arguments, Schedule]:
@@ -174,6 +175,7 @@ def schedule(formula: Callable[Concatenate[Any, Arguments], Callable[[Any], Any]
     previews. What does not depend on the step is computed before the function of the step is returned. An argument
     is checked and brought to its one form by the check that its annotation holds, `Annotated[type, check]`.
 
+    >>> from fastopt.schedules.core import Value
     >>> @schedule
     ... def square_root_decay(m, init_value: Value):
     ...     return lambda step: init_value / m.sqrt(1.0 + step)
@@ -236,7 +238,7 @@ def as_schedule(given: Any) -> Schedule:
     >>> as_schedule(lambda step: 1 / (1 + step)).preview(3)
     array([1.        , 0.5       , 0.33333333])
     """
-    return scheduled("a schedule", given)
+    return scheduled("as_schedule: given", given)
 
 
 def scheduled(name, given):
@@ -398,7 +400,7 @@ def clamp(m: Any, schedule: AnySchedule, low: Value, high: Value):
 
 
 @schedule
-def shift(m: Any, schedule: AnySchedule, steps: Value):
+def shift(m: Any, schedule: AnySchedule, steps: Annotated[float, steps_of(-math.inf)]):
     """A schedule `steps` later, `schedule(max(t - steps, 0))`: `schedule.shift(steps)`.
 
     Args:

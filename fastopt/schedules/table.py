@@ -63,7 +63,7 @@ ROWS = [
     Row(decays.rex_schedule, lambda T: [dict(init_value=1.0, decay_steps=T, end_value=0.1)], "REX"),
     Row(pieces.piecewise_constant_schedule, lambda T: [
         dict(init_value=1.0, boundaries_and_scales={T // 4: 0.5, T // 2: 0.5, 3 * T // 4: 2.0}),
-    ], "torch `MultiStepLR`, `ConstantLR`; Keras `PiecewiseConstantDecay`"),
+    ], "torch `MultiStepLR`, `ConstantLR`"),
     Row(pieces.multistep_schedule, lambda T: [
         dict(init_value=1.0, milestones=[T // 4, T // 2, T // 2], gamma=0.6)], "torch `MultiStepLR`"),
     Row(pieces.piecewise_interpolate_schedule, lambda T: variants(
