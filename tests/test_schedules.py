@@ -90,8 +90,9 @@ def test_arguments_have_one_form():
     boundaries = {8: 0.1, 3: 0.5}
     schedule = s.piecewise_constant_schedule(1.0, boundaries)
     assert schedule == s.piecewise_constant_schedule(1.0, {3: 0.5, 8: 0.1})
+    assert hash(schedule) == hash(s.piecewise_constant_schedule(1.0, {3: 0.5, 8: 0.1}))
     boundaries[9] = 0.0
-    assert schedule(10) == 0.05
+    assert [schedule(step) for step in (2, 5, 10)] == [1.0, 0.5, 0.05]
 
 
 def test_all_schedules_are_in_the_table():
@@ -115,6 +116,7 @@ def test_every_argument_is_documented(row):
     (s.cosine_decay_schedule(2.0, 10, alpha=0.25), 10, 0.5),
     (s.cosine_annealing_schedule(0.1, 10, 0.01), 20, 0.1),
     (s.cosine_annealing_schedule(0.1, 10, 0.01), 30, 0.01),
+    (s.cosine_annealing_schedule(0.1, 10, 0.01), 20 * 10**12, 0.1),
     (s.rex_schedule(0.1, 7, 0.01), 7, 0.01),
     (s.warmup(0.3, 7, 0.1), 0, 0.1),
     (s.warmup(0.3, 7, 0.1), 7, 0.3),
@@ -380,6 +382,8 @@ PAPERS = {
     "minimum": (s.minimum(LINE, 0.7), lambda t: np.minimum(0.2 + along(t, 50), 0.7)),
     "clamp": (LINE.clamp(0.3, 0.7), lambda t: np.clip(0.2 + along(t, 50), 0.3, 0.7)),
     "shift": (LINE.shift(9), lambda t: 0.2 + along(t - 9, 50)),
+    "shift of what never rests": (s.cosine_annealing_schedule(1.0, 10).shift(9),
+                                  lambda t: (1 + np.cos(np.pi * np.maximum(t - 9, 0) / 10)) / 2),
     "shift back": (LINE.shift(-9), lambda t: 0.2 + along(t + 9, 50)),
     "map": (LINE.map(math.exp), lambda t: np.exp(0.2 + along(t, 50))),
     "map to a schedule": (LINE.map(LINE), lambda t: 0.2 + along(0.2 + along(t, 50), 50)),
@@ -463,6 +467,7 @@ WRONG = {
                     r"schedules\[1\] must be a schedule, a number or a function of the step, got 'x'"),
     "NaN in arithmetic": (lambda: COSINE + math.nan, ValueError, "add: second must be finite, got nan"),
     "text in arithmetic": (lambda: "x" * COSINE, TypeError, "multiply: first must be a schedule, a number or a"),
+    "an array in arithmetic": (lambda: np.ones(2) * COSINE, TypeError, "multiply: first must be a schedule, a number"),
     "nothing as schedule": (lambda: s.as_schedule(None), TypeError, "as_schedule: given must be a schedule, a number"),
     "clamp": (lambda: COSINE.clamp(2, 1), ValueError, "clamp: low must be at most high"),
     "map": (lambda: COSINE.map(3), TypeError, "compose: outer must be a schedule or a function of one number, got 3"),

@@ -82,7 +82,7 @@ class Schedule:
     """
 
     __slots__ = ("_arguments", "_make", "_value")
-    __array_ufunc__ = None  # makes NumPy's numbers leave arithmetic with a schedule to the schedule
+    __array_ufunc__ = None  # NumPy leaves arithmetic with a schedule to the schedule
 
     def __init__(self, make: Any, arguments: dict[str, Any]) -> None:
         self._make, self._arguments = make, arguments
