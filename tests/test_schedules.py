@@ -500,6 +500,10 @@ def test_a_schedule_of_ones_own_has_everything():
     assert (schedule + 1)(8) == 1.25
     with pytest.raises(ValueError, match="halving: length must be a number of at least 1, got 0"):
         halving(1, 0)
+    with pytest.raises(TypeError, match="argument length of unchecked must be annotated with its check"):
+        @s.schedule
+        def unchecked(m, init_value: s.core.Value, length: float):
+            return lambda step: init_value
 
 
 def test_functions_get_whole_steps_as_integers():

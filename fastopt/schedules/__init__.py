@@ -106,4 +106,4 @@ __all__ = [
 ]
 
 for _name in __all__:  # what pickles and help() say does not depend on the file
-    globals()[_name].__module__ = __name__
+    globals()[_name].__module__ = "fastopt.schedules"

@@ -101,7 +101,7 @@ class Schedule:
 
         Raises:
             ValueError: a step is below 0.
-            FloatingPointError: a value would be infinite or NaN, where a call raises an ArithmeticError too.
+            FloatingPointError: a division by zero or an overflow, for which a call raises an ArithmeticError too.
 
         >>> linear_schedule(0.0, 1.0, 4).preview(6)
         array([0.  , 0.25, 0.5 , 0.75, 1.  , 1.  ])
@@ -173,7 +173,11 @@ def schedule(formula: Callable[Concatenate[Any, Arguments], Callable[[Any], Any]
 
     The formula is written once and runs twice: with `Scalar` for `m` to be called with one step, with `Array` for
     previews. What does not depend on the step is computed before the function of the step is returned. An argument
-    is checked and brought to its one form by the check that its annotation holds, `Annotated[type, check]`.
+    is checked and brought to its one form by the check that its annotation holds, `Annotated[type, check]`:
+    `check(name, value)` returns the value or raises.
+
+    Raises:
+        TypeError: an argument has no check.
 
     >>> from fastopt.schedules.core import Value
     >>> @schedule
@@ -184,15 +188,19 @@ def schedule(formula: Callable[Concatenate[Any, Arguments], Callable[[Any], Any]
     """
     signature = inspect.signature(formula)
     own = signature.replace(parameters=list(signature.parameters.values())[1:], return_annotation=Schedule)
+    checks = {}
+    for name, parameter in own.parameters.items():
+        if not hasattr(parameter.annotation, "__metadata__"):
+            raise TypeError(f"argument {name} of {formula.__name__} must be annotated with its check, such as "
+                            f"Annotated[float, check] or fastopt.schedules.core.Value, got {parameter.annotation!r}")
+        checks[name] = parameter.annotation.__metadata__[0]
 
     @wraps(formula)
     def make(*args, **kwargs):
         bound = own.bind(*args, **kwargs)
         bound.apply_defaults()
-        name = formula.__name__
-        checked = {parameter.name: parameter.annotation.__metadata__[0](f"{name}: {parameter.name}", given)
-                   for parameter, given in zip(own.parameters.values(), bound.arguments.values(), strict=True)}
-        return Schedule(make, checked)
+        return Schedule(make, {name: checks[name](f"{formula.__name__}: {name}", given)
+                               for name, given in bound.arguments.items()})
 
     make.__signature__ = own  # type: ignore[attr-defined]
     make.formula = formula  # type: ignore[attr-defined]
