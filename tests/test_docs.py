@@ -11,7 +11,8 @@ import pytest
 import fastopt
 from fastopt import table
 
-MODULES = ["averages", "config", "functional", "kernels.threads", "lr_finder", "lr_scheduler", "plot_schedule", "reference", "schedules"]
+MODULES = ["averages", "config", "functional", "kernels.threads", "lr_finder", "lr_scheduler", "plot_schedule",
+           "reference", "schedules"]
 MODULES += [f"schedules.{path.stem}" for path in Path(fastopt.schedules.__file__).parent.glob("*.py")]
 MODULES += [f"optimizers.{path.stem}" for path in Path(fastopt.optimizers.__file__).parent.glob("*.py")]
 README = Path(__file__).parents[1] / "README.md"

@@ -101,6 +101,13 @@ def test_all_schedules_are_in_the_table():
     assert set(schedules.__all__) - makers == {"Schedule", "as_schedule", "schedule"}
 
 
+@pytest.mark.filterwarnings("ignore")  # of jax's own imports
+def test_the_table_says_what_optax_has():
+    optax = pytest.importorskip("optax")
+    assert {row.name for row in table.ROWS if "optax;" in f"{row.elsewhere};"} == {
+        row.name for row in table.ROWS if hasattr(optax, row.name)}
+
+
 @pytest.mark.parametrize("row", table.ROWS, ids=lambda row: row.name)
 def test_every_argument_is_documented(row):
     for name in row.make.__signature__.parameters:

@@ -16,7 +16,7 @@ def cyclic_schedule(m: Any, init_value: Value, peak_value: Value, up_steps: Step
                     down_steps: Annotated[float | None, optional(steps_of(1))] = None,
                     mode: Annotated[str, one_of("triangular", "triangular2", "exp_range")] = "triangular",
                     gamma: Positive = 1.0):
-    """Triangles for ever, torch's CyclicLR: `init + (peak - init) x scale`, x from 0 in a line to 1 and back.
+    """Triangles for ever: `init + (peak - init) x scale`, x in a line from 0 to 1 and back in each cycle.
 
     Args:
         init_value: the value at the feet of the triangles.
@@ -26,6 +26,8 @@ def cyclic_schedule(m: Any, init_value: Value, peak_value: Value, up_steps: Step
         mode: "triangular": all triangles are alike; "triangular2": each is half as high as the last (`scale` is
             `0.5**cycle`); "exp_range": `scale` is `gamma**t`.
         gamma: for "exp_range".
+
+    It is torch's CyclicLR; its momentum is the schedule from `max_momentum` to a peak of `base_momentum`.
 
     Source: Smith 2017, arXiv 1506.01186.
 
@@ -50,10 +52,10 @@ def cyclic_schedule(m: Any, init_value: Value, peak_value: Value, up_steps: Step
 def cosine_restarts_schedule(m: Any, init_value: Value, decay_steps: Steps,
                              t_mul: Positive = 1.0, m_mul: Positive = 1.0,
                              end_value: Value = 0.0):
-    """Half cosines that begin again, each longer or lower than the last.
+    """Half cosines again and again: `end + (init - end) m_mul**i (½ + ½ cos(π r))` where a part r of cycle i is gone.
 
-    The value at T_cur steps of cycle i is `end + (init - end) m_mul**i (½ + ½ cos(π T_cur / T_i))`, where
-    `T_i = T t_mul**i`: torch's CosineAnnealingWarmRestarts, and Keras's CosineDecayRestarts. Steps may be fractions.
+    Cycle i = 0, 1, ... is `T t_mul**i` steps long. torch's CosineAnnealingWarmRestarts at whole steps and at fractions,
+    and Keras's CosineDecayRestarts, whose `alpha` is `end / init`.
 
     Args:
         init_value: the value at step 0.
@@ -93,11 +95,12 @@ def onecycle_schedule(m: Any, peak_value: Value, total_steps: Steps, pct_start: 
                       anneal_strategy: Annotated[str, one_of("cos", "linear")] = "cos",
                       div_factor: Positive = 25.0, final_div_factor: Positive = 1e4,
                       three_phase: Flag = False):
-    """Up to a peak and far down, in one cycle: torch's OneCycleLR.
+    """From `peak / div_factor` to `peak` to `peak / (div_factor final_div_factor)` along half cosines or lines (torch).
 
-    In two phases it goes from `peak / div_factor` at step 0 to `peak` at `pct_start T - 1`, and to
-    `peak / (div_factor final_div_factor)` at `T - 1`. In three it goes from the peak back to `peak / div_factor` at
-    `2 pct_start T - 2` first. After `T - 1` the value stays, where torch's goes on for one step, below zero if linear.
+    The peak is at `pct_start T - 1`, the end at `T - 1`; in three phases it is back at `peak / div_factor` at
+    `2 pct_start T - 2`. After `T - 1` the value stays, where torch's goes on for one step, below zero if linear.
+    The momentum of torch's OneCycleLR is the schedule with `base_momentum` as its peak, `div_factor` of
+    `base_momentum / max_momentum` and `final_div_factor` of 1.
 
     Args:
         peak_value: the peak.
@@ -127,10 +130,9 @@ def onecycle_schedule(m: Any, peak_value: Value, total_steps: Steps, pct_start: 
 @schedule
 def cosine_onecycle_schedule(m: Any, transition_steps: Steps, peak_value: Value, pct_start: Fraction = 0.3,
                              div_factor: Positive = 25.0, final_div_factor: Positive = 1e4):
-    """Up to a peak and far down in two half cosines: optax's.
+    """From `peak / div_factor` to `peak` to `peak / (div_factor final_div_factor)` along half cosines (optax).
 
-    It goes from `peak / div_factor` at step 0 to `peak` at `floor(pct_start T)`, and to
-    `peak / (div_factor final_div_factor)` at T. `onecycle_schedule` has torch's steps.
+    The peak is at `floor(pct_start T)`, the end at T. `onecycle_schedule` has torch's steps.
 
     Args:
         transition_steps: T.
@@ -153,10 +155,10 @@ def cosine_onecycle_schedule(m: Any, transition_steps: Steps, peak_value: Value,
 def linear_onecycle_schedule(m: Any, transition_steps: Steps, peak_value: Value, pct_start: Fraction = 0.3,
                              pct_final: Fraction = 0.85, div_factor: Positive = 25.0,
                              final_div_factor: Positive = 1e4):
-    """Up to a peak, back, and far down in three lines: optax's.
+    """From `peak / div_factor` to `peak`, back, and to `peak / (div_factor final_div_factor)` along lines (optax).
 
-    It goes from `peak / div_factor` at step 0 to `peak` at `floor(pct_start T)`, back at `floor(pct_final T)`, and to
-    `peak / (div_factor final_div_factor)` at T. `onecycle_schedule` has torch's steps.
+    The peak is at `floor(pct_start T)`, it is back at `floor(pct_final T)`, the end is at T. `onecycle_schedule` has
+    torch's steps.
 
     Args:
         transition_steps: T.

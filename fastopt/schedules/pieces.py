@@ -55,7 +55,7 @@ Boundaries = Annotated[dict[int, float] | None, boundaries_of]
 
 @schedule
 def piecewise_constant_schedule(m: Any, init_value: Value, boundaries_and_scales: Boundaries = None):
-    """The value times every scale whose step is reached.
+    """The value times every scale whose step is reached: `init` times the product of the scales of steps <= t.
 
     Args:
         init_value: the value before the first boundary.
@@ -133,7 +133,7 @@ def piecewise_interpolate_schedule(m: Any, interpolate_type: Annotated[str, one_
 @schedule
 def join_schedules(m: Any, schedules: Annotated[Any, each(scheduled, "schedules")],
                    boundaries: Annotated[Any, increasing]):
-    """Schedules one after another, each from its own step 0.
+    """Schedules one after another, each from its own step 0: `schedules[i](t - boundaries[i - 1])`.
 
     Args:
         schedules: schedules, numbers or functions of the step.
@@ -211,15 +211,15 @@ def check_curve(shape, argument, low, high):
 @schedule
 def warmup(m: Any, schedule: AnySchedule, warmup_steps: Delay, init_value: Value = 0.0, shape: Shape = "linear",
            power: Positive = 2.0):
-    """A rise to the first value of a schedule, before it: the schedule itself begins at step `warmup_steps`.
+    """A rise before any schedule: `init + (schedule(0) - init) shape(t / w)` up to step w, then `schedule(t - w)`.
 
-    With p = t / warmup_steps, the part of the way from `init_value` to `schedule(0)` is p ("linear"), ½ - ½ cos(π p)
-    ("cosine"), 1 - sqrt(1 - p) ("1-sqrt") or p**power ("power"); "exponential" multiplies by the same at every step.
-    To warm up while the schedule runs, multiply: `linear_schedule(0.0, 1.0, warmup_steps) * schedule`.
+    With p = t / w, shape(p) is p ("linear"), ½ - ½ cos(π p) ("cosine"), 1 - sqrt(1 - p) ("1-sqrt") or p**power
+    ("power"); "exponential" is `init (schedule(0) / init)**p`, which multiplies by the same at every step. To warm up
+    while the schedule runs, multiply: `linear_schedule(0.0, 1.0, warmup_steps) * schedule`.
 
     Args:
         schedule: a schedule, a number or a function of the step.
-        warmup_steps: 0 is none.
+        warmup_steps: w; 0 is no warm-up.
         init_value: the value at step 0; for "exponential" above 0.
         shape: "linear", "cosine", "1-sqrt", "power" or "exponential".
         power: for "power".
@@ -240,10 +240,11 @@ def warmup_stable_decay_schedule(m: Any, init_value: Value, peak_value: Value, w
                                  stable_steps: Delay, decay_steps: Delay, end_value: Value = 0.0,
                                  warmup_shape: Shape = "linear", decay_shape: Shape = "1-sqrt",
                                  power: Positive = 2.0):
-    """A rise, a plateau and a decay (WSD): as `warmup`, with the decay a warm-up backwards in time.
+    """A rise, a plateau and a decay (WSD): `warmup` to the peak, the peak, `end + (peak - end) shape(1 - r)`, the end.
 
-    With r the part of the decay that is gone, what is left of `peak - end` is 1 - r ("linear"), ½ + ½ cos(π r)
-    ("cosine"), 1 - sqrt(r) ("1-sqrt") or (1 - r)**power ("power"); "exponential" multiplies by the same at every step.
+    r is the part of the decay that is gone. A decay is a warm-up backwards in time: shape(1 - r) is 1 - r ("linear"),
+    ½ + ½ cos(π r) ("cosine"), 1 - sqrt(r) ("1-sqrt") or (1 - r)**power ("power"); "exponential" multiplies by the same
+    at every step.
 
     Args:
         init_value: the value at step 0.

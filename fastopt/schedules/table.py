@@ -17,7 +17,7 @@ class Row(NamedTuple):
 
     make: Any
     examples: Any
-    elsewhere: str
+    elsewhere: str = ""
 
     @property
     def name(self):
@@ -34,16 +34,16 @@ def cycle(T, peak):
 
 
 ROWS = [
-    Row(core.constant_schedule, lambda T: [dict(value=0.5)], "Hugging Face `constant`"),
+    Row(core.constant_schedule, lambda T: [dict(value=0.5)], "optax; Hugging Face `constant`"),
     Row(core.linear_schedule, lambda T: variants(
         dict(init_value=1.0, end_value=0.1, transition_steps=3 * T // 4), "transition_begin", [0, T // 5]),
-        "torch `LinearLR`; Hugging Face `linear`, behind `warmup`"),
+        "optax; torch `LinearLR`; Hugging Face `linear`, behind `warmup`"),
     Row(decays.polynomial_schedule, lambda T: variants(
         dict(init_value=1.0, end_value=0.1, power=2.0, transition_steps=T / 4), "cycle", [False, True]),
-        "torch `PolynomialLR`; Keras `PolynomialDecay`; Hugging Face `polynomial`, behind `warmup`"),
+        "optax; torch `PolynomialLR`; Keras `PolynomialDecay`; Hugging Face `polynomial`, behind `warmup`"),
     Row(decays.exponential_decay, lambda T: variants(
         dict(init_value=1.0, transition_steps=T / 5, decay_rate=0.5), "staircase", [False, True]),
-        "torch `ExponentialLR`, with `staircase` `StepLR`; Keras `ExponentialDecay`"),
+        "optax; torch `ExponentialLR`, with `staircase` `StepLR`; Keras `ExponentialDecay`"),
     Row(decays.inverse_time_decay, lambda T: variants(
         dict(init_value=1.0, transition_steps=T / 5, decay_rate=1.0), "staircase", [False, True]),
         "Keras `InverseTimeDecay`"),
@@ -53,7 +53,7 @@ ROWS = [
     Row(decays.noam_schedule, lambda T: [dict(model_size=512, warmup_steps=T // 10)], "Noam"),
     Row(decays.cosine_decay_schedule, lambda T: variants(
         dict(init_value=1.0, decay_steps=T, alpha=0.1), "exponent", [1.0, 2.0]),
-        "Keras `CosineDecay`; Hugging Face `cosine` and `cosine_with_min_lr`, behind `warmup`"),
+        "optax; Keras `CosineDecay`; Hugging Face `cosine` and `cosine_with_min_lr`, behind `warmup`"),
     Row(decays.cosine_annealing_schedule, lambda T: [
         dict(init_value=1.0, decay_steps=T / 4, end_value=0.1)], "torch `CosineAnnealingLR`"),
     Row(decays.cosine_k_decay_schedule, lambda T: variants(
@@ -63,16 +63,16 @@ ROWS = [
     Row(decays.rex_schedule, lambda T: [dict(init_value=1.0, decay_steps=T, end_value=0.1)], "REX"),
     Row(pieces.piecewise_constant_schedule, lambda T: [
         dict(init_value=1.0, boundaries_and_scales={T // 4: 0.5, T // 2: 0.5, 3 * T // 4: 2.0}),
-    ], "torch `MultiStepLR`, `ConstantLR`"),
+    ], "optax; torch `MultiStepLR`, `ConstantLR`"),
     Row(pieces.multistep_schedule, lambda T: [
         dict(init_value=1.0, milestones=[T // 4, T // 2, T // 2], gamma=0.6)], "torch `MultiStepLR`"),
     Row(pieces.piecewise_interpolate_schedule, lambda T: variants(
         dict(init_value=1.0, boundaries_and_scales={T // 4: 0.5, T // 2: 0.5, T: 2.0}),
-        "interpolate_type", ["linear", "cosine"]), ""),
+        "interpolate_type", ["linear", "cosine"]), "optax"),
     Row(pieces.join_schedules, lambda T: [
         dict(schedules=[0.5, cosine_decay_schedule(1.0, 3 * T // 10), exponential_decay(0.8, T / 10, 0.5)],
              boundaries=[T // 5, T // 2]),
-    ], "torch `SequentialLR`"),
+    ], "optax; torch `SequentialLR`"),
     Row(cycles.cyclic_schedule, lambda T: variants(
         dict(init_value=0.1, peak_value=1.0, up_steps=T / 10, down_steps=T / 5, gamma=0.2 ** (1 / T)),
         "mode", ["triangular", "triangular2", "exp_range"]), "torch `CyclicLR`"),
@@ -80,16 +80,16 @@ ROWS = [
         dict(init_value=1.0, decay_steps=T / 7, m_mul=0.8, end_value=0.1), "t_mul", [1.0, 2.0]),
         "torch `CosineAnnealingWarmRestarts`; Keras `CosineDecayRestarts`; Hugging Face `cosine_with_restarts`"),
     Row(pieces.sgdr_schedule, lambda T: [
-        dict(cosine_kwargs=[cycle(T, 1.0), cycle(T, 0.7), cycle(T, 0.5)])], ""),
+        dict(cosine_kwargs=[cycle(T, 1.0), cycle(T, 0.7), cycle(T, 0.5)])], "optax"),
     Row(cycles.onecycle_schedule, lambda T: [
         *variants(dict(peak_value=1.0, total_steps=T, div_factor=5.0, three_phase=True), "anneal_strategy",
                   ["cos", "linear"]),
         *variants(dict(peak_value=1.0, total_steps=T, div_factor=5.0), "anneal_strategy", ["cos", "linear"]),
     ], "torch `OneCycleLR`"),
     Row(cycles.cosine_onecycle_schedule, lambda T: [
-        dict(transition_steps=T, peak_value=1.0, div_factor=5.0)], ""),
+        dict(transition_steps=T, peak_value=1.0, div_factor=5.0)], "optax"),
     Row(cycles.linear_onecycle_schedule, lambda T: [
-        dict(transition_steps=T, peak_value=1.0, div_factor=5.0)], ""),
+        dict(transition_steps=T, peak_value=1.0, div_factor=5.0)], "optax"),
     Row(pieces.warmup, lambda T: variants(
         dict(schedule=cosine_decay_schedule(1.0, 2 * T // 5), warmup_steps=3 * T // 5, init_value=0.01),
         "shape", pieces.SHAPES),
@@ -99,31 +99,30 @@ ROWS = [
              end_value=0.01), "decay_shape", pieces.SHAPES),
         "Hugging Face `warmup_stable_decay`; WSD"),
     Row(pieces.warmup_constant_schedule, lambda T: [
-        dict(init_value=0.0, peak_value=1.0, warmup_steps=T // 5)], "Hugging Face `constant_with_warmup`"),
+        dict(init_value=0.0, peak_value=1.0, warmup_steps=T // 5)], "optax; Hugging Face `constant_with_warmup`"),
     Row(pieces.warmup_cosine_decay_schedule, lambda T: variants(
         dict(init_value=0.0, peak_value=1.0, warmup_steps=T // 5, decay_steps=T, end_value=0.1),
-        "exponent", [1.0, 2.0]), "Hugging Face `cosine`; Keras `CosineDecay` with `warmup_target`"),
+        "exponent", [1.0, 2.0]), "optax; Hugging Face `cosine`; Keras `CosineDecay` with `warmup_target`"),
     Row(pieces.warmup_exponential_decay_schedule, lambda T: variants(
         dict(init_value=0.0, peak_value=1.0, warmup_steps=T // 5, transition_steps=T / 5, decay_rate=0.5),
-        "staircase", [False, True]), ""),
+        "staircase", [False, True]), "optax"),
     Row(core.add, lambda T: [
-        dict(first=linear_schedule(0.8, 0.2, T), second=decays.cosine_annealing_schedule(0.1, T / 20, -0.1))],
-        "`first + second`"),
-    Row(core.subtract, lambda T: [dict(first=1.0, second=cosine_decay_schedule(0.8, T))], "`first - second`"),
+        dict(first=linear_schedule(0.8, 0.2, T), second=decays.cosine_annealing_schedule(0.1, T / 20, -0.1))]),
+    Row(core.subtract, lambda T: [dict(first=1.0, second=cosine_decay_schedule(0.8, T))]),
     Row(core.multiply, lambda T: [
         dict(first=cosine_decay_schedule(1.0, T), second=cycles.cyclic_schedule(0.7, 1.0, T / 20))],
-        "`first * second`; torch `ChainedScheduler`"),
-    Row(core.divide, lambda T: [dict(first=1.0, second=linear_schedule(1.0, 8.0, T))], "`first / second`"),
+        "torch `ChainedScheduler`"),
+    Row(core.divide, lambda T: [dict(first=1.0, second=linear_schedule(1.0, 8.0, T))]),
     Row(core.maximum, lambda T: [
-        dict(first=cosine_decay_schedule(1.0, T), second=linear_schedule(0.5, 0.3, T))], ""),
+        dict(first=cosine_decay_schedule(1.0, T), second=linear_schedule(0.5, 0.3, T))]),
     Row(core.minimum, lambda T: [
-        dict(first=cosine_decay_schedule(1.0, T), second=linear_schedule(0.8, 0.3, T))], ""),
+        dict(first=cosine_decay_schedule(1.0, T), second=linear_schedule(0.8, 0.3, T))]),
     Row(core.clamp, lambda T: [
-        dict(schedule=cosine_decay_schedule(1.0, T), low=0.2, high=0.8)], "`schedule.clamp(low, high)`"),
+        dict(schedule=cosine_decay_schedule(1.0, T), low=0.2, high=0.8)]),
     Row(core.shift, lambda T: variants(
-        dict(schedule=cosine_decay_schedule(1.0, T // 2)), "steps", [T // 4, -(T // 4)]), "`schedule.shift(steps)`"),
+        dict(schedule=cosine_decay_schedule(1.0, T // 2)), "steps", [T // 4, -(T // 4)])),
     Row(core.compose, lambda T: [
-        dict(outer=cosine_decay_schedule(1.0, T), inner=linear_schedule(0.0, 2.0 * T, T))], "`inner.map(outer)`"),
+        dict(outer=cosine_decay_schedule(1.0, T), inner=linear_schedule(0.0, 2.0 * T, T))]),
     Row(core.function_schedule, lambda T: [dict(function=math.log1p)], "torch `LambdaLR`; any optax schedule"),
 ]
 
