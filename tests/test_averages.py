@@ -329,7 +329,7 @@ def test_rebound_parameters_are_followed(of_optimizer):
 def test_threads_and_levels_of_an_object(team, monkeypatch):
     results, teams = set(), []
     run = threads.parallel().run
-    monkeypatch.setattr(threads.parallel(), "run", lambda *args: (teams.append(args[1]), run(*args)))
+    monkeypatch.setattr(threads.parallel(), "run", lambda *args: (teams.append(args[-1]), run(*args)))
     for level in simd.available():
         use_level(monkeypatch, level)
         for n in (None, 3):

@@ -25,6 +25,7 @@ INSTRUCTIONS = {
     "asgd": ("mulp", "subp"),
     "rprop": ("mulp", "subp"),
     "average": ("mulp", "subp", "addp"),
+    "accumulate": ("mulp", "addp"),
 }
 
 
