@@ -818,8 +818,12 @@ cdef class Plan:
             item.cohort = <int>k
         if self.walk.zero:
             for i in range(self.walk.count):
+                if self.walk.gradients[i].width == 0:
+                    continue
                 array = (self.bound_gradients if gradients is None else gradients)[i]
-                if array is not None and not as_array(array, "a gradient").flags.writeable:
+                if not cnp.PyArray_CheckExact(array):
+                    array = as_array(array, "a gradient")
+                if not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>array):
                     raise ValueError(f"gradient of {self.label(i)} is read-only: it cannot be cleared")
         if gradients is not None and self.elements >= HOLD_GIL:
             self.given = gradients[:]  # while the GIL is not held, another thread may change the list
@@ -999,11 +1003,26 @@ cdef class Plan:
             self.walk.staged = staged
 
     def powers(self, double order, num_threads=None):
-        """sum |g|^order of the gradient of each parameter, 0 without one; the largest |g| for an infinite order."""
+        """sum |g|^order of the gradient of each parameter, 0 without one, and the sum of these.
+
+        For an infinite order they are the largest |g| of each, and the largest of all.
+        """
+        cdef Py_ssize_t i
+        cdef bint largest = order > DBL_MAX
+        cdef double total = 0
+        cdef double[:, ::1] each
         self.reserve_sums(0)
         self.walk.order = order
         self.sweep(BLOCKS, num_threads)
-        return self.collect(1, order > DBL_MAX, True)[:, 0]
+        each = result = self.collect(1, largest, True)
+        for i in range(self.walk.count):
+            if not largest:
+                total += each[i, 0]
+            elif each[i, 0] > total or each[i, 0] != each[i, 0]:
+                total = each[i, 0]
+                if total != total:
+                    break
+        return result[:, 0], total
 
     def sums(self):
         """What take_sums() asked for, of each parameter: sum g^2, sum p^2, and the measures; else 0."""

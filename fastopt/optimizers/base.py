@@ -119,8 +119,7 @@ class Optimizer(Hooked):
         self._plan.accept(self.sparse, WeakMethod(self._sparse_rows))  # no cycle: memory goes with the optimizer
         self._forget_settings()
         self._arrays: list[dict[str, np.ndarray]] = []  # per parameter: slot -> state array
-        self._plain = True  # a list of gradients is one for each parameter, in order, and all that a step is given
-        self._nested = False
+        self._plain = True  # a list of gradients is one for each parameter, in order
         self._restarted = False
         self._count = 0
         self._num_threads = None
@@ -175,8 +174,7 @@ class Optimizer(Hooked):
         self._check_group(group)
         self._plan.extend(params, names, len(self.param_groups))
         self.param_groups.append(group)
-        self._nested = self._nested or (is_container(given) and any(map(is_container, given)))
-        self._choose_path()
+        self._plain = len(self.param_groups) == 1 and not (is_container(given) and any(map(is_container, given)))
         self._arrays += [{} for _ in params]
         self._forget_settings()
 
@@ -395,9 +393,6 @@ class Optimizer(Hooked):
 
     # ---- stages beside the rule
 
-    def _choose_path(self):
-        self._plain = len(self.param_groups) == 1 and not self._nested and self._pipeline is None
-
     def _stages(self):
         """The pipeline of this optimizer; made now if there is none."""
         if self._pipeline is None:
@@ -459,7 +454,6 @@ class Optimizer(Hooked):
 
         self._plan.check_idle()
         self._pipeline = Pipeline(self, Stages(**options), self._pipeline)
-        self._choose_path()
 
     @property
     def last_step(self) -> Any:
@@ -518,7 +512,7 @@ class Optimizer(Hooked):
             return self._step_with_hooks(grads, closure, clip, grad_scale, on_nonfinite)
         if clip is None and grad_scale is None and on_nonfinite is None:
             if type(grads) is list and closure is None and self._plain:
-                return self._advance(grads)
+                return self._advance(grads) if self._pipeline is None else self._pipeline.advance(grads)
             return self._step(grads, closure)
         return self._step(grads, closure, clip=clip, grad_scale=grad_scale, on_nonfinite=on_nonfinite)
 
@@ -675,7 +669,7 @@ class Optimizer(Hooked):
             "names": list(self._plan.names),
             "arrays": self._arrays,
             "steps": [self._plan.get_step(position) for position in range(len(self._plan))],
-            "nested": self._nested,
+            "plain": self._plain,
             "pipeline": self._pipeline and self._pipeline.saved(),
             "count": self._count,
             "num_threads": self._num_threads,
@@ -695,7 +689,7 @@ class Optimizer(Hooked):
             self._arrays.append({name: self._owned(array) for name, array in arrays.items()})
             self._plan.set_step(position, step)
             self._plan.set_scalars(position, saved["scalars"][position])
-        self._nested = saved["nested"]
+        self._plain = saved["plain"]
         self._count = saved["count"]
         self._num_threads = saved["num_threads"]
         if saved["bound"] is not None:
@@ -704,7 +698,6 @@ class Optimizer(Hooked):
             from .stages import Pipeline
 
             self._pipeline = Pipeline.restored(self, saved["pipeline"])
-        self._choose_path()
 
     def __repr__(self):
         lines = []

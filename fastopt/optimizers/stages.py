@@ -293,16 +293,16 @@ class Pipeline:
                 self.walk([(*cohort[1:], settled[cohort[0]]) for cohort in cohorts], clip, unscale, powers, order,
                           record)
         except BaseException:
+            plan.use_units(None)
             plan.release()
             raise
-        finally:
-            plan.use_units(None)
         self.last = record
         self.steps += 1
         self.clipped += record.clipped
         self.skipped += record.skipped
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if record.skipped else 0
-        self.forget()
+        if self.weight:
+            self.forget()
         if not record.skipped:
             optimizer._count += 1
             for average in stages.average:
@@ -318,8 +318,8 @@ class Pipeline:
         if not normed and policy == "propagate":
             return None, 2.0
         order = clip.norm_type if normed else 2.0
-        powers = plan.powers(order, self.optimizer._num_threads)
-        record.grad_norm = unscale * norm_of(powers, order)
+        powers, total = plan.powers(order, self.optimizer._num_threads)
+        record.grad_norm = unscale * (total if order == math.inf else total ** (1.0 / order))
         if policy != "propagate" and not math.isfinite(record.grad_norm):
             found = first_nonfinite(plan)
             if found is not None and policy == "raise":
@@ -328,11 +328,9 @@ class Pipeline:
         return powers, order
 
     def units(self, clip, scale, powers, order, record):
-        """The scale and offset of each unit of the gradients, as a fraction of `scale`; None where all are 1 and 0."""
+        """The scale and offset of each unit of the gradients, as a fraction of `scale`."""
         plan = self.optimizer._plan
         rows = self.stages.centralize or isinstance(clip, Adaptive)
-        if not rows and not isinstance(clip, ParameterNorm):
-            return None
         first = plan.divide(rows)
         lengths, scales = np.diff(first), np.ones(first[-1])
         units = np.stack([scales, np.zeros_like(scales)], axis=1)
@@ -363,7 +361,8 @@ class Pipeline:
             ratio = shrink(record.grad_norm, clip.max_norm, clip.eps)
             record.clipped, scale = float(ratio != 1.0), scale * ratio
         limit = clip.clip_value if isinstance(clip, Value) else 0.0
-        plan.use_units(self.units(clip, scale, powers, order, record))
+        if stages.centralize or isinstance(clip, (ParameterNorm, Adaptive)):
+            plan.use_units(self.units(clip, scale, powers, order, record))
         answers = self.answers(cohorts, scale, limit)
         if plan.unready:
             optimizer._give_states(plan.missing())
@@ -382,9 +381,12 @@ class Pipeline:
             else:
                 plan.follow(place, average.coefficients(average.n_averaged + 1))
         squares = powers if order == 2.0 else None
-        plan.take_sums(gradient=stages.statistics and squares is None, param=stages.statistics,
-                       measures=("update",) if stages.statistics else ())
+        if stages.statistics:
+            plan.take_sums(gradient=squares is None, param=True, measures=("update",))
+        elif self.single:
+            plan.take_sums()
         plan.run(answers, threads)
+        plan.use_units(None)
         if stages.statistics:
             sums = plan.sums()[:, :3]
             if squares is not None:
@@ -473,14 +475,6 @@ class Pipeline:
         if self.sum is not None:
             for i in range(len(self.sum)):
                 self.sum.set_step(i, 0)
-
-
-def norm_of(powers, order):
-    """The norm whose powers are given by parts."""
-    if order == math.inf:
-        return float(np.max(powers, initial=0.0))
-    total = math.fsum(powers) if np.isfinite(powers).all() else float(np.sum(powers))
-    return total ** (1.0 / order)
 
 
 def first_nonfinite(plan):
