@@ -85,6 +85,7 @@ cdef struct Walk:
     sum_t power[2]           # float32, float64
     sum_t plain[2]
     double order
+    bint sums_taken          # in this walk, any of:
     bint sum_gradient        # sums[0]: sum |g|^order
     bint sum_param           # sums[1]: sum p^2, after the rule
     Py_ssize_t measures

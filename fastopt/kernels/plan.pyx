@@ -76,6 +76,7 @@ cdef extern from *:
 
 cdef enum:
     BLOCK = 2048          # elements: the block's rows and the scratch stay in a 48 KB L1
+    PIECE = 512           # elements of a block that go through several stages: then all arrays stream side by side
     ITEM_WORK = 32        # what an item costs beside its elements, in elements
     AHEAD = 16            # rows: a touched row is asked for while so many others are stepped; misses cost the most
     AHEAD_BYTES = 1024    # of a row, at most: its rest the hardware fetches
@@ -114,7 +115,7 @@ cdef inline void sum_rows(real *sums, const Gradient *gradient, Py_ssize_t k, Py
 cdef apart walk_rows(const Item *item, const Gradient *gradient, rule_t rule, const void *c, prepare_t prepare,
                     const void *prepare_c, Py_ssize_t lo, Py_ssize_t hi, void *scratch) noexcept nogil:
     """Steps the rows of a sparse gradient that fall to the elements lo to hi, were the rows spread evenly."""
-    cdef double sums[BLOCK]
+    cdef double sums[PIECE]
     cdef Py_ssize_t length, k, j, last, n, at, into
     cdef char *h
     if gradient.count == 0 or item.size == 0:
@@ -131,7 +132,7 @@ cdef apart walk_rows(const Item *item, const Gradient *gradient, rule_t rule, co
                     fastopt_prefetch(item.state[j] + at, n)
         into = 0
         while into < length:
-            n = length - into if length - into < BLOCK else BLOCK
+            n = length - into if length - into < PIECE else PIECE
             at = (<Py_ssize_t>gradient.rows[k] * length + into) * item.width
             if gradient.starts[k + 1] == gradient.starts[k] + 1:
                 h = gradient.data + (gradient.order[gradient.starts[k]] * length + into) * gradient.width
@@ -206,10 +207,11 @@ cdef void prepare_units(const Walk *w, const Item *item, const Gradient *gradien
         at += m
 
 
-cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi, void *scratch) noexcept nogil:
+cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi) noexcept nogil:
     """Steps the elements lo to hi of an item, with the stages beside its rule."""
-    cdef double before[BLOCK]
-    cdef double copy[STATES + 1][BLOCK]  # for a dry walk
+    cdef double scratch[PIECE]
+    cdef double before[PIECE]
+    cdef double copy[STATES + 1][PIECE]  # for a dry walk
     cdef const Item *item = &w.items[k]
     cdef const Gradient *gradient = &w.gradients[k]
     cdef const Cohort *cohort = &w.cohorts[item.cohort]
@@ -221,19 +223,22 @@ cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi
     cdef char *p
     cdef char *own
     cdef char *measured
-    cdef double *sums
+    cdef double *sums = NULL
     cdef Py_ssize_t n, at, j
     cdef int wide = item.width == 8
     while lo < hi:
-        n = hi - lo if hi - lo < BLOCK else BLOCK
+        n = hi - lo if hi - lo < PIECE else PIECE
         at = lo * item.width
         p = item.param + at
         h = NULL
-        sums = w.sums + (item.block + lo // BLOCK) * MEASURES
+        if w.sums_taken:
+            sums = w.sums + (item.block + lo // BLOCK) * MEASURES
+            if lo % BLOCK == 0:
+                memset(sums, 0, MEASURES * sizeof(double))
         if gradient.width != 0:
             h = gradient.data + lo * gradient.width
             if w.sum_gradient:
-                sums[0] = w.power[gradient.width == 8](h, n, 2)
+                sums[0] += w.power[gradient.width == 8](h, n, 2)
             prepare = w.prepare[wide][gradient.width == 8]
             if w.units != NULL:
                 prepare_units(w, item, gradient, cohort, prepare, lo, n, <char*>scratch)
@@ -273,11 +278,11 @@ cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi
         if gradient.width != 0:
             for j in range(w.measures):
                 measured = state[w.measured]
-                sums[2 + j] = w.measure[j][wide](p, before, h, measured, n, &cohort.prepare.f64[4])
+                sums[2 + j] += w.measure[j][wide](p, before, h, measured, n, &cohort.prepare.f64[4])
             if w.zero:
                 memset(gradient.data + lo * gradient.width, 0, n * gradient.width)
         if w.sum_param:
-            sums[1] = w.power[wide](p, n, 2)
+            sums[1] += w.power[wide](p, n, 2)
         lo += n
 
 
@@ -286,7 +291,7 @@ cdef void walk(const Walk *w, int purpose, Py_ssize_t part, Py_ssize_t parts) no
 
     The blocks are the same for any number of parts; they are cut at parameter ends.
     """
-    cdef double scratch[BLOCK]
+    cdef double scratch[PIECE]
     cdef const Item *item
     cdef const Gradient *gradient
     cdef const Cohort *cohort
@@ -297,7 +302,7 @@ cdef void walk(const Walk *w, int purpose, Py_ssize_t part, Py_ssize_t parts) no
     cdef char *h
     cdef char *p
     cdef fastopt_mode mode = 0
-    cdef Py_ssize_t low = 0, high = w.count, middle, lo, hi, n, at, k
+    cdef Py_ssize_t low = 0, high = w.count, middle, lo, hi, n, at, k, block
     cdef Py_ssize_t begin = w.work // parts * part + w.work % parts * part // parts
     cdef Py_ssize_t end = w.work // parts * (part + 1) + w.work % parts * (part + 1) // parts
     cdef bint flush = w.flush and purpose == STEP
@@ -322,7 +327,7 @@ cdef void walk(const Walk *w, int purpose, Py_ssize_t part, Py_ssize_t parts) no
         hi = cut(item, end)
         if w.staged:
             if purpose == STEP:
-                walk_staged(w, k - 1, lo, hi, scratch)
+                walk_staged(w, k - 1, lo, hi)
             elif gradient.width != 0 and purpose == BLOCKS:
                 sum_blocks(w, k - 1, lo, hi)
             elif gradient.width != 0:
@@ -333,14 +338,16 @@ cdef void walk(const Walk *w, int purpose, Py_ssize_t part, Py_ssize_t parts) no
         c = <const void*>cohort.rule.f64 if item.width == 8 else <const void*>cohort.rule.f32
         prepare = NULL
         prepare_c = NULL
+        block = BLOCK
         if cohort.prepared or gradient.width != item.width:
+            block = PIECE
             prepare = w.prepare[item.width == 8][gradient.width == 8]
             prepare_c = <const void*>cohort.prepare.f64 if item.width == 8 else <const void*>cohort.prepare.f32
         if gradient.rows != NULL:
             walk_rows(item, gradient, rule, c, prepare, prepare_c, lo, hi, scratch)
             continue
         while lo < hi:
-            n = hi - lo if hi - lo < BLOCK else BLOCK
+            n = hi - lo if hi - lo < block else block
             at = lo * item.width
             p = item.param + at
             h = gradient.data + lo * gradient.width
@@ -972,6 +979,7 @@ cdef class Plan:
         for k, name in enumerate(measures):
             for i in range(2):
                 self.walk.measure[k][i] = <measure_t>PyCapsule_GetPointer(table[name][i], "fastopt.rule")
+        self.walk.sums_taken = gradient or param or len(measures) > 0
         self.walk.sum_gradient, self.walk.sum_param = gradient, param
         self.walk.measures, self.walk.measured = len(measures), state
 
