@@ -450,10 +450,20 @@ class Optimizer(Hooked):
         >>> w, opt.last_step.grad_norm
         (array([-0.6, -0.8]), 5.0)
         """
-        from .stages import Pipeline, Stages
+        from .stages import Stages
 
         self._plan.check_idle()
-        self._pipeline = Pipeline(self, Stages(**options), self._pipeline)
+        self._pipeline = self._pipelines()(self, Stages(**options), self._pipeline)
+
+    def _pipelines(self):
+        """The class of this method's stages."""
+        if self.rule is None:
+            from .whole_stages import WholePipeline
+
+            return WholePipeline
+        from .stages import Pipeline
+
+        return Pipeline
 
     @property
     def last_step(self) -> Any:
@@ -695,9 +705,7 @@ class Optimizer(Hooked):
         if saved["bound"] is not None:
             self._plan.bind(saved["bound"])
         if saved["pipeline"] is not None:
-            from .stages import Pipeline
-
-            self._pipeline = Pipeline.restored(self, saved["pipeline"])
+            self._pipeline = self._pipelines().restored(self, saved["pipeline"])
 
     def __repr__(self):
         lines = []

@@ -200,13 +200,17 @@ class MuonAdamW(Optimizer):
     # ---- checkpoints and copies
 
     def _pack(self):
-        return {name: part.state_dict() for name, part in self._parts.items()}
+        packed = {name: part.state_dict() for name, part in self._parts.items()}
+        return packed if self._pipeline is None else {**packed, "stages": self._pipeline.state()}
 
     def _load(self, state_dict):
-        if not isinstance(state_dict, Mapping) or set(state_dict) != set(self._parts):
+        if not isinstance(state_dict, Mapping) or set(state_dict) - {"stages"} != set(self._parts):
             raise ValueError(f"state_dict of this MuonAdamW must have the keys {', '.join(map(repr, self._parts))}")
         for name, part in self._parts.items():
             match(part, state_dict[name])
+        if self._pipeline is not None:
+            self._pipeline.check_state(state_dict.get("stages", {}))
+            self._pipeline.set_state(state_dict.get("stages", {}))
         for name, part in self._parts.items():
             part.load_state_dict(state_dict[name])
 
@@ -221,6 +225,7 @@ class MuonAdamW(Optimizer):
             "plain": self._plain,
             "num_threads": self._num_threads,
             "bound": list(self._plan.bound_gradients) if self._plan.has_bound else None,
+            "pipeline": self._pipeline and self._pipeline.saved(),
         }
 
     def __setstate__(self, saved):
@@ -234,6 +239,8 @@ class MuonAdamW(Optimizer):
         self._num_threads = saved["num_threads"]
         if saved["bound"] is not None:
             self._plan.bind(saved["bound"])
+        if saved["pipeline"] is not None:
+            self._pipeline = self._pipelines().restored(self, saved["pipeline"])
 
 
 def chosen(exclude, names, arrays):

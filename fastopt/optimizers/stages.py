@@ -203,9 +203,8 @@ class Pipeline:
     def check(self):
         optimizer, stages = self.optimizer, self.stages
         name = type(optimizer).__name__
-        if optimizer.rule is None or optimizer.sparse == "only":
-            raise ValueError(f"{name} has no stages: they are for the methods that step each element on its own, "
-                             "with dense gradients")
+        if optimizer.sparse == "only":
+            raise ValueError(f"{name} has no stages: they need dense gradients")
         decays = "weight_decay" in optimizer.hyperparameters
         for option in ("cautious_weight_decay", "corrected_weight_decay"):
             if getattr(stages, option) and not all(group.get("decoupled_weight_decay")
@@ -275,12 +274,7 @@ class Pipeline:
         record = Step()
         cohorts = plan.begin(grads)
         try:
-            settled = {}
-            for index, *_ in cohorts:
-                if index not in settled:
-                    known, made = optimizer._settled[index]
-                    fresh = unchanged(optimizer.param_groups[index], known)
-                    settled[index] = made if fresh else optimizer._settings(index)
+            cohorts = self.settled(cohorts)
             if optimizer._restarted:  # options changed so that some parameters start their count anew
                 optimizer._restarted = False
                 plan.release()
@@ -290,8 +284,7 @@ class Pipeline:
             if record.skipped:
                 plan.release()
             else:
-                self.walk([(*cohort[1:], settled[cohort[0]]) for cohort in cohorts], clip, unscale, powers, order,
-                          record)
+                self.walk(cohorts, clip, unscale, powers, order, record)
         except BaseException:
             plan.use_units(None)
             plan.release()
@@ -303,13 +296,19 @@ class Pipeline:
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if record.skipped else 0
         if self.weight:
             self.forget()
-        if not record.skipped:
-            optimizer._count += 1
-            for average in stages.average:
-                average.n_averaged += 1
-        elif stages.max_skips is not None and self.skipped_in_a_row > stages.max_skips:
+        if stages.max_skips is not None and self.skipped_in_a_row > stages.max_skips:
             raise NonFiniteGradient(f"{self.skipped_in_a_row} steps in a row were skipped for gradients that are not "
                                     f"finite; max_skips is {stages.max_skips}")
+
+    def settled(self, cohorts):
+        """Cohorts with the settings of their groups in the place of the group."""
+        optimizer, settled = self.optimizer, {}
+        for index, *_ in cohorts:
+            if index not in settled:
+                known, made = optimizer._settled[index]
+                fresh = unchanged(optimizer.param_groups[index], known)
+                settled[index] = made if fresh else optimizer._settings(index)
+        return [(*cohort[1:], settled[cohort[0]]) for cohort in cohorts]
 
     def measure(self, clip, policy, unscale, record):
         """Sums |g|^order of each parameter, if anything needs it, and decides whether the step is made."""
@@ -386,17 +385,30 @@ class Pipeline:
         elif self.single:
             plan.take_sums()
         plan.run(answers, threads)
+        optimizer._count += 1
+        for average in stages.average:
+            average.n_averaged += 1
         plan.use_units(None)
         if stages.statistics:
             sums = plan.sums()[:, :3]
             if squares is not None:
                 sums[:, 0] = squares
-            by_group = np.zeros((len(optimizer.param_groups), 3))
-            np.add.at(by_group, [plan.group(i) for i in range(len(plan))], sums)
-            norms = np.sqrt(by_group) * (unscale, 1.0, 1.0)
-            record.grad_norms, record.param_norms, record.update_norms = (column.tolist() for column in norms.T)
-            if record.grad_norm is None:
-                record.grad_norm = math.hypot(*record.grad_norms)
+            self.take_statistics(sums, unscale, record)
+
+    def take_statistics(self, sums, unscale, record):
+        """Writes down the norms of each group, from sum g^2, sum p^2 and sum of squared updates of each parameter."""
+        groups = self.groups()
+        by_group = np.zeros((max(groups) + 1, 3))
+        np.add.at(by_group, groups, sums)
+        norms = np.sqrt(by_group) * (unscale, 1.0, 1.0)
+        record.grad_norms, record.param_norms, record.update_norms = (column.tolist() for column in norms.T)
+        if record.grad_norm is None:
+            record.grad_norm = math.hypot(*record.grad_norms)
+
+    def groups(self):
+        """The group of each parameter."""
+        plan = self.optimizer._plan
+        return [plan.group(i) for i in range(len(plan))]
 
     def answers(self, cohorts, scale, limit, shares=None, slower=None):
         """What the plan needs of each cohort. `shares` and `slower` are what a dry pass found of each parameter."""
