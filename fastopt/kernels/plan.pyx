@@ -1196,3 +1196,18 @@ def unchanged(dict group not None, list values):
             return False
         i += 1
     return True
+
+
+def changed(dict group not None, list values):
+    """The keys of `group` whose values are not, in order, the very objects in `values`; None for None or other keys."""
+    cdef Py_ssize_t at = 0, i = 0
+    cdef PyObject *key
+    cdef PyObject *value
+    cdef list keys = []
+    if values is None or len(group) != len(values):
+        return None
+    while PyDict_Next(group, &at, &key, &value):
+        if <PyObject*>values[i] != value:
+            keys.append(<object>key)
+        i += 1
+    return keys

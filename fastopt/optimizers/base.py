@@ -10,7 +10,7 @@ import numpy as np
 
 from ..kernels import threads
 from ..kernels.arrays import as_array, full_like
-from ..kernels.plan import Plan, called, check_parameter, unchanged
+from ..kernels.plan import Plan, called, changed, check_parameter, unchanged
 from .checkpoint import match, match_state, pack, pack_state
 from .hooks import GLOBAL_POST, GLOBAL_PRE, Hooked
 from .settings import KEPT, Rate, Rates, at, is_schedule
@@ -202,6 +202,10 @@ class Optimizer(Hooked):
 
         A value is checked again only where another object took its place.
         """
+        known, settled = self._settled[index]
+        names = changed(self.param_groups[index], known)
+        if names == ["lr"] and type(self.param_groups[index]["lr"]) is float:
+            return self._settings_at_rate(index, settled)
         group, (before, lasting) = self.param_groups[index], self._lasting[index]
         if group["params"] is not self._lists[index]:
             raise ValueError(f"param_groups[{index}]['params'] was replaced; rebind(params) moves to other arrays")
@@ -226,6 +230,16 @@ class Optimizer(Hooked):
             self._rows[index] = rows
             self._repoint(index, settings)
         return result
+
+    def _settings_at_rate(self, index, settled):
+        """The same where only the rate is another, as after each step of a scheduler: no state array depends on it."""
+        group, (settings, prepare, later) = self.param_groups[index], settled
+        settings = {**settings, "lr": self.hyperparameters["lr"]("lr", group["lr"])}
+        self.check_settings(settings)
+        if later:
+            later = prepare, self.coefficients(settings, 2), ()
+        self._settled[index] = list(group.values()), (settings, prepare, later)
+        return settings, prepare, later
 
     # ---- state
 
