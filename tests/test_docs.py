@@ -13,8 +13,8 @@ from fastopt import table
 
 MODULES = ["averages", "config", "functional", "kernels.threads", "lr_finder", "lr_scheduler", "plot_schedule",
            "reference", "schedules"]
-MODULES += [f"schedules.{path.stem}" for path in Path(fastopt.schedules.__file__).parent.glob("*.py")]
-MODULES += [f"optimizers.{path.stem}" for path in Path(fastopt.optimizers.__file__).parent.glob("*.py")]
+MODULES += [f"{room}.{path.stem}" for room in ("lr_scheduler", "optimizers", "schedules")
+            for path in Path(fastopt.__file__).parent.joinpath(room).glob("*.py")]
 README = Path(__file__).parents[1] / "README.md"
 
 
