@@ -802,23 +802,24 @@ def test_a_hybrid_takes_schedulers():
         lr_scheduler.get_scheduler("polynomial", hybrid, 1, 5)
 
 
-def test_a_changed_rate_is_checked_and_acts_alone():
-    optimizer = fastopt.Adam(np.ones(2), lr=0.1)
-    twin = fastopt.Adam(np.ones(2), lr=0.1)
-    for rate, eps in ((0.1, 1e-8), (0.2, 1e-8), (0.3, 1e-3), (0.05, 1e-3), (1, 1e-3), (np.float32(0.5), 1e-3)):
+@pytest.mark.parametrize("method", [fastopt.Adam, fastopt.SGD, fastopt.RMSprop, fastopt.Muon])
+def test_a_changed_rate_is_checked_and_acts_alone(method):
+    optimizer, twin = method(np.ones((2, 2)), lr=0.1), method(np.ones((2, 2)), lr=0.1)
+    gradient = np.array([[1.0, -2.0], [0.5, 3.0]])
+    for rate, decay in ((0.1, 0.0), (0.2, 0.0), (0.3, 0.1), (0.05, 0.1), (1, 0.1), (np.float32(0.5), 0.1)):
         for each in (optimizer, twin):
-            each.param_groups[0].update(lr=rate, eps=eps)
+            each.param_groups[0].update(lr=rate, weight_decay=decay)
         twin._forget_settings()
         for each in (optimizer, twin):
-            each.step([np.array([1.0, -2.0])])
+            each.step([gradient])
         assert optimizer.param_groups[0]["params"][0].tolist() == twin.param_groups[0]["params"][0].tolist()
     before = optimizer.param_groups[0]["params"][0].tolist()
     for wrong, error in ((-1.0, ValueError), (float("nan"), ValueError), ("x", TypeError), (None, TypeError)):
         optimizer.param_groups[0]["lr"] = wrong
         with pytest.raises(error, match="lr must be"):
-            optimizer.step([np.ones(2)])
+            optimizer.step([gradient])
     optimizer.param_groups[0]["lr"] = 0.0
-    optimizer.step([np.ones(2)])
+    optimizer.step([gradient])
     assert optimizer.param_groups[0]["params"][0].tolist() == before
 
 
