@@ -1,9 +1,11 @@
 """The table of methods: one row each. It drives the tests, the benchmarks and the table in the README.
 
-`python -m fastopt.table` prints the README's table.
+`python -m fastopt.table docs/speeds.json` prints the README's table.
 """
 
 import inspect
+import json
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -256,11 +258,11 @@ METHODS = (
 )
 
 
-def markdown():
-    """The README's table of methods."""
+def markdown(speeds):
+    """The README's table of methods; `speeds` is what `fastopt.bench.speeds` wrote for each."""
     lines = [
-        "| optimizer | options (besides `params`) | source | state, bytes | traffic, bytes |",
-        "|---|---|---|---|---|",
+        "| optimizer | options (besides `params`) | source | state, bytes | traffic, bytes | torch's fastest path takes |",
+        "|---|---|---|---|---|---|",
     ]
     for method in METHODS:
         options = ", ".join(f"`{name}={value!r}`" for name, value in method.options.items())
@@ -269,10 +271,11 @@ def markdown():
         lines.append(
             f"| `{method.name}` | {options} | {method.source} | "
             f"{method.state_note or ' or '.join(map(str, states))} | "
-            f"{method.traffic_note or ' or '.join(map(str, traffic))} |"
+            f"{method.traffic_note or ' or '.join(map(str, traffic))} | {speeds.get(method.name, '')} |"
         )
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    print(markdown())
+    with open(sys.argv[1], encoding="utf-8") as file:
+        print(markdown(json.load(file)["speeds"]))
