@@ -261,7 +261,8 @@ METHODS = (
 def markdown(speeds):
     """The README's table of methods; `speeds` is what `fastopt.bench.speeds` wrote for each."""
     lines = [
-        "| optimizer | options (besides `params`) | source | state, bytes | traffic, bytes | torch's fastest path takes |",
+        "| optimizer | options (besides `params`) | source | state, bytes | traffic, bytes "
+        "| torch's fastest path takes |",
         "|---|---|---|---|---|---|",
     ]
     for method in METHODS:

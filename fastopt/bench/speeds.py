@@ -1,7 +1,8 @@
 """Each method's speed in that of torch's fastest path: `python -m fastopt.bench.speeds docs/speeds.json`.
 
 Writes what the README's table of methods shows: for the elementwise methods two cases, for the others their own race;
-best rounds, float32, one thread (Muon: the BLAS's threads). `python -m fastopt.table docs/speeds.json` prints the table.
+best rounds, float32, one thread (Muon: the BLAS's threads). `python -m fastopt.table docs/speeds.json` prints the
+table.
 """
 
 import argparse
