@@ -80,6 +80,7 @@ extensions = [extension(f"kernels.level_{level}", RULES + flags, rules) for leve
 extensions.append(extension("kernels.cpu", ["-O2"]))
 extensions.append(extension("kernels.plan", ["-O3", "-ffp-contract=off"], walker))
 extensions.append(extension("kernels.rows", ["-O3", "-ffp-contract=off"]))
+extensions.append(extension("kernels.norms", ["-O2", "-ffp-contract=off"]))
 extensions.append(extension("kernels.factored", ["-O2"], ["kernels/flush.pxi"]))
 extensions.append(extension("api", ["-O2"], ["api.pxd"]))
 parallel = extension("kernels.parallel", ["-O3", "-fopenmp"], walker)

@@ -4,6 +4,7 @@ from importlib import import_module
 
 from . import averages, functional, lr_finder, lr_scheduler, optimizers, reference, schedules
 from ._version import __version__
+from .clip import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from .config import get_include, show_config
 from .kernels.threads import (
     get_flush_subnormals,
@@ -17,10 +18,14 @@ __all__ = [
     *optimizers.__all__,
     "__version__",
     "averages",
+    "clip_grad_norm_",
+    "clip_grad_value_",
+    "clip_grads_with_norm_",
     "functional",
     "get_flush_subnormals",
     "get_include",
     "get_num_threads",
+    "get_total_norm",
     "lr_finder",
     "lr_scheduler",
     "reference",

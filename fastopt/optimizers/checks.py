@@ -3,14 +3,19 @@
 import math
 
 
-def number(name, value):
-    """A finite real number; a 0-d or one-element array counts."""
+def real(name, value):
+    """A real number, infinities and NaN included; a 0-d or one-element array counts."""
     try:
         if isinstance(value, (bool, str)):
             raise TypeError
-        x = float(value)
+        return float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a number, got {value!r}") from None
+
+
+def number(name, value):
+    """A finite real number."""
+    x = real(name, value)
     if not math.isfinite(x):
         raise ValueError(f"{name} must be finite, got {value!r}")
     return x

@@ -1,0 +1,3 @@
+import numpy as np
+
+def power_sums(arrays: list[np.ndarray], order: float, unit: float = 1.0, level: str | None = None) -> list[float]: ...

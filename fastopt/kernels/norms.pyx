@@ -1,0 +1,87 @@
+# cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""What norms of arrays are made of: sums of powers, in double, with the same bits on every level."""
+
+cimport numpy as cnp
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.float cimport DBL_MAX
+from libc.math cimport hypot
+
+from . import simd
+
+cnp.import_array()
+
+cdef enum:
+    BLOCK = 2048          # elements, as in plan.pyx: both give the same sums
+    HOLD_GIL = 8192       # a sum of fewer elements ends sooner than a GIL hand-over pays
+
+ctypedef double (*sum_t)(const void *x, Py_ssize_t n, double order) noexcept nogil
+
+ctypedef fused real:
+    float
+    double
+
+
+cdef void magnitudes(double *out, const real *x, Py_ssize_t n, bint pairs, double unit) noexcept nogil:
+    """out = |x| / unit, but for the sign of a real x; `pairs`: x is n complex numbers."""
+    cdef Py_ssize_t i
+    for i in range(n):
+        out[i] = hypot(x[2 * i] / unit, x[2 * i + 1] / unit) if pairs else x[i] / unit
+
+
+cdef double array_sum(const sum_t *power, const char *data, Py_ssize_t size, bint wide, bint pairs, double order,
+                      double unit) noexcept nogil:
+    """sum (|x| / unit)^order over `size` elements; for an infinite order the largest."""
+    cdef double scratch[BLOCK]
+    cdef double part, sum = 0.0
+    cdef Py_ssize_t n, at = 0, width = (8 if wide else 4) * (2 if pairs else 1)
+    while at < size:
+        n = size - at if size - at < BLOCK else BLOCK
+        if not pairs and unit == 1.0:
+            part = power[wide](data + at * width, n, order)
+        else:
+            if wide:
+                magnitudes(scratch, <const double*>(data + at * width), n, pairs, unit)
+            else:
+                magnitudes(scratch, <const float*>(data + at * width), n, pairs, unit)
+            part = power[1](scratch, n, order)
+        if order <= DBL_MAX:
+            sum += part
+        elif part != part:
+            return part
+        elif part > sum:
+            sum = part
+        at += n
+    return sum
+
+
+def power_sums(list arrays not None, double order, double unit=1.0, level=None):
+    """Of each array, sum (|x| / unit)^order; for an infinite order the largest |x| / unit, NaN if there is one.
+
+    Args:
+        arrays: C-contiguous float32, float64, complex64 or complex128 arrays; nothing is checked.
+        order: above 0.
+        level: the compiled level to run; None is the one in use.
+    """
+    cdef sum_t power[2]
+    cdef cnp.ndarray array
+    cdef const char *data
+    cdef Py_ssize_t size
+    cdef bint wide, complex_, pairs
+    cdef double sum
+    for k in range(2):
+        power[k] = <sum_t>PyCapsule_GetPointer(simd.table(level or simd.level()).SUMS["power"][k], "fastopt.rule")
+    sums = []
+    for array in arrays:
+        data, size = <const char*>cnp.PyArray_DATA(array), cnp.PyArray_SIZE(array)
+        complex_ = cnp.PyArray_ISCOMPLEX(array)
+        pairs = complex_ and order != 2  # |z|^2 is the sum over both parts
+        wide = cnp.PyArray_ITEMSIZE(array) == (16 if complex_ else 8)
+        if complex_ and not pairs:
+            size *= 2
+        if size < HOLD_GIL:
+            sum = array_sum(power, data, size, wide, pairs, order, unit)
+        else:
+            with nogil:
+                sum = array_sum(power, data, size, wide, pairs, order, unit)
+        sums.append(sum)
+    return sums
