@@ -55,9 +55,9 @@ def clip_grad_norm_(grads: Grads, max_norm: float, norm_type: float = 2.0, error
         TypeError, ValueError: an argument is not as said above, or two gradients share memory; nothing was changed.
         RuntimeError: the norm is not finite, with `error_if_nonfinite`; nothing was changed.
 
-    The norm is summed in double precision (torch's, in float32, is 0.1 % off at 10 million elements), and has the same
-    bits on every SIMD level. It is infinite only if it is too large for a float: powers that overflow or underflow are
-    summed again relative to the largest element, where torch returns infinity and clears the gradients, or 0.
+    The norm is summed in double precision (torch's, in float32, is 0.04 % off at 10 million normal numbers), and has
+    the same bits on every SIMD level. Powers that overflow or underflow are summed again relative to the largest
+    element: where torch returns infinity and clears the gradients, or 0, the norm is right.
 
     >>> import numpy as np, fastopt
     >>> grads = [np.full(4, 1e200), None]
@@ -139,8 +139,7 @@ def clip_grad_value_(grads: Grads, clip_value: float) -> None:
             raise TypeError(f"{label} must be float32 or float64 to be clipped by value, got {array.dtype}")
     with uninterrupted(), np.errstate(all="ignore"):
         for array in arrays:
-            limit = array.dtype.type(most)
-            np.clip(array, -limit, limit, out=array)
+            np.clip(array, -most, most, out=array)
 
 
 # ---- arguments
@@ -226,7 +225,7 @@ def multiply(arrays: list[np.ndarray], factor: float) -> None:
     """Multiplies in place, complex numbers as pairs of reals, in the precision of each array."""
     with uninterrupted(), np.errstate(all="ignore"):
         for array in map(reals, arrays):
-            np.multiply(array, array.dtype.type(factor), out=array)
+            np.multiply(array, factor, out=array)
 
 
 def reals(array: np.ndarray) -> Any:
