@@ -6,6 +6,7 @@ from . import averages, functional, lr_finder, lr_scheduler, optimizers, referen
 from ._version import __version__
 from .clip import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from .config import get_include, show_config
+from .grad_scaler import GradScaler
 from .kernels.threads import (
     get_flush_subnormals,
     get_num_threads,
@@ -16,6 +17,7 @@ from .optimizers import *  # noqa: F403
 
 __all__ = [
     *optimizers.__all__,
+    "GradScaler",
     "__version__",
     "averages",
     "clip_grad_norm_",

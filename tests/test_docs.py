@@ -12,8 +12,8 @@ import pytest
 import fastopt
 from fastopt import table
 
-MODULES = ["averages", "clip", "config", "functional", "kernels.threads", "lr_finder", "lr_scheduler",
-           "plot_schedule", "reference", "schedules"]
+MODULES = ["averages", "clip", "config", "functional", "grad_scaler", "kernels.threads", "lr_finder",
+           "lr_scheduler", "plot_schedule", "reference", "schedules"]
 MODULES += [f"{room}.{path.stem}" for room in ("lr_scheduler", "optimizers", "schedules")
             for path in Path(fastopt.__file__).parent.joinpath(room).glob("*.py")]
 README = Path(__file__).parents[1] / "README.md"
