@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .kernels.arrays import as_array
-from .kernels.norms import power_sums
+from .kernels.norms import power_sum
 from .kernels.plan import check_overlap
 from .optimizers.base import Grads
 from .optimizers.checks import flag, nonnegative, real
@@ -192,20 +192,13 @@ def total_norm_of(labels, arrays, norm_type, error_if_nonfinite):
 def norm_of(arrays, order):
     """The norm of finite or infinite order of all arrays as one vector."""
     if order < math.inf:
-        total = sum_of(power_sums(arrays, order))
+        total = power_sum(arrays, order)
         if math.isnan(total) or LEAST <= total < math.inf:
             return root(total, order)
-    largest = float(np.max(power_sums(arrays, math.inf), initial=0.0))
+    largest = power_sum(arrays, math.inf)
     if order == math.inf or not 0.0 < largest < math.inf:
         return largest
-    return largest * root(sum_of(power_sums(arrays, order, largest)), order)
-
-
-def sum_of(parts):
-    try:
-        return math.fsum(parts)
-    except OverflowError:
-        return math.inf
+    return largest * root(power_sum(arrays, order, largest), order)
 
 
 def root(total, order):

@@ -1,12 +1,13 @@
 """Dynamic loss scaling, for gradients that are computed in low precision."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from .clip import gradients, multiply, reals
-from .kernels.norms import power_sums
+from .kernels.norms import power_sum
 from .kernels.sparse import SparseRows
 from .optimizers.base import Grads, Optimizer, float32
 from .optimizers.checks import at_least_one, flag, number, whole
@@ -37,7 +38,7 @@ class GradScaler:
         TypeError, ValueError: an argument is not as said above.
 
     Names, defaults, growth rules and checkpoints are those of torch.amp.GradScaler, and the scale is a float32 number
-    as there. Other than in torch: gradients are arguments, which `step` only reads where the optimizer has stages;
+    as there. Other than in torch: gradients are arguments, which `step` only reads;
     `scale` need not be called before `step`, for those who multiply by `get_scale()`; a scale that would leave the
     range above stays as it is (torch lets it fall to 0); a growth interval made shorter than the steps made in a row
     takes effect at once (in torch never); and what is called out of turn is always a RuntimeError.
@@ -117,10 +118,10 @@ class GradScaler:
             raise RuntimeError("unscale_() was already called for this optimizer since the last update()")
         leaves = flatten(bound_gradients(optimizer) if grads is None else grads)
         _, arrays = gradients([stored(leaf) if name is None else (name, stored(leaf)) for name, leaf in leaves], True)
-        largest = power_sums([reals(array) for array in arrays], np.inf)
+        largest = power_sum([reals(array) for array in arrays], math.inf)
         with uninterrupted():
             multiply(arrays, 1.0 / self._scale)
-            self._found[optimizer] = not np.isfinite(largest).all()
+            self._found[optimizer] = not math.isfinite(largest)
 
     def step(self, optimizer: Optimizer, grads: Grads = None, *args: Any, **kwargs: Any) -> Any:
         """Makes a step of `optimizer` with unscaled gradients, or skips it if any is infinite or NaN.
@@ -129,8 +130,7 @@ class GradScaler:
         `on_nonfinite` is. After `unscale_` the gradients are taken as they are, with what was found then.
 
         Args:
-            optimizer: a fastopt optimizer. One without stages (Adafactor, Muon, SparseAdam) has its gradients unscaled
-                in place, by `unscale_`.
+            optimizer: a fastopt optimizer, but LBFGS, which takes closures.
             grads: scaled gradients, as for `Optimizer.step`; only read. Sparse ones need `unscale_` before.
             args, kwargs: what else `Optimizer.step` takes, but a closure.
 
@@ -147,8 +147,6 @@ class GradScaler:
             raise RuntimeError("a closure cannot be used with a GradScaler: its gradients would not be unscaled")
         self._check_not_stepped("step()", optimizer)
         result = None
-        if optimizer not in self._found and not has_stages(optimizer):
-            self.unscale_(optimizer, grads)
         if optimizer not in self._found:
             result = optimizer.step(grads, grad_scale=self._scale, on_nonfinite="skip", **kwargs)
             self._found[optimizer] = optimizer.last_step.skipped
@@ -269,10 +267,6 @@ class GradScaler:
     def __repr__(self):
         entries = ", ".join(f"{name.lstrip('_')}={value!r}" for name, value in self.state_dict().items())
         return f"GradScaler({entries or 'enabled=False'})"
-
-
-def has_stages(optimizer):
-    return optimizer.rule is not None and optimizer.sparse != "only"
 
 
 def bound_gradients(optimizer):

@@ -1,5 +1,6 @@
 """Clipping on its own: torch's results, exact norms, the same bits everywhere, bad arguments change nothing."""
 
+import itertools
 import math
 import pickle
 
@@ -9,7 +10,7 @@ from common import copies, placed, special, use_level
 
 import fastopt
 from fastopt.kernels import simd
-from fastopt.kernels.norms import power_sums
+from fastopt.kernels.norms import power_sum
 
 DTYPES = ["float32", "float64", "complex64", "complex128"]
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -178,14 +179,14 @@ def test_nothing_has_norm_0():
 @every_order
 def test_every_level_gives_the_same_bits(dtype, order, monkeypatch):
     arrays = gradients(dtype, seed=2, shapes=((3,), (15,), (16,), (17,), (2047,), (2048,), (6151,)))
-    expected = power_sums(arrays, order, level=simd.available()[0])
+    expected = power_sum(arrays, order, level=simd.available()[0])
     norms = set()
     for level in simd.available():
-        assert power_sums(arrays, order, level=level) == expected
+        assert power_sum(arrays, order, level=level) == expected
         for unit in (2.0, 3.7):
-            assert power_sums(arrays, order, unit, level) == power_sums(arrays, order, unit, simd.available()[0])
+            assert power_sum(arrays, order, unit, level) == power_sum(arrays, order, unit, simd.available()[0])
         for offset in range(4):
-            assert power_sums([placed(array, offset) for array in arrays], order, level=level) == expected
+            assert power_sum([placed(array, offset) for array in arrays], order, level=level) == expected
         use_level(monkeypatch, level)
         norms.add(fastopt.clip_grad_norm_(copies(arrays), 1.0, order))
     assert len(norms) == 1
@@ -197,7 +198,7 @@ def test_special_numbers_have_the_same_sums_on_every_level(dtype):
     for size in (7, 100, 5000):
         x = special(rng, 2 * size, "float64" if dtype in ("float64", "complex128") else "float32").view(dtype)
         for order in (1, 2, 3, math.inf):
-            sums = {np.float64(power_sums([x], order, level=level)[0]).tobytes() for level in simd.available()}
+            sums = {np.float64(power_sum([x], order, level=level)).tobytes() for level in simd.available()}
             assert len(sums) == 1
 
 
@@ -373,3 +374,19 @@ def test_warnings_and_numpy_errors_do_not_end_a_clip_half_way():
 def test_an_infinite_order_has_a_name():
     grad = np.array([1.0, -3.0])
     assert fastopt.get_total_norm(grad, "inf") == fastopt.get_total_norm(grad, norm_type=math.inf) == 3.0
+
+
+@pytest.mark.parametrize(("dtype", "order"), [
+    *itertools.product(DTYPES[:2], [1, 2, 3, math.inf]),
+    *itertools.product(DTYPES[2:], [2]),  # of another order, a step takes the norm of the parts
+])
+def test_clipping_apart_is_clipping_in_the_step(dtype, order):
+    grads = gradients(dtype, shapes=((5000,), (3, 7), (), (100, 100)))
+    params, twins = ([np.zeros_like(grad) for grad in grads] for _ in range(2))
+    opt = fastopt.SGD(params, lr=1.0)
+    opt.step(grads, clip=fastopt.stages.GlobalNorm(0.5, norm_type=order))
+    norm = fastopt.clip_grad_norm_(grads, 0.5, order)
+    fastopt.SGD(twins, lr=1.0).step(grads)
+    assert opt.last_step.grad_norm == norm
+    for param, twin in zip(params, twins, strict=True):
+        assert param.tobytes() == twin.tobytes()

@@ -201,7 +201,7 @@ def test_large_numbers_are_not_taken_for_infinities():
     assert opt.step_count == 2
 
 
-WITHOUT_STAGES = {
+WITHOUT_RULES = {
     "Muon": (lambda: fastopt.Muon(np.ones((3, 3))), lambda: np.eye(3)),
     "MuonAdamW": (lambda: fastopt.MuonAdamW({"a": np.ones((3, 3)), "b": np.ones(3)}),
                   lambda: {"a": np.eye(3), "b": np.ones(3)}),
@@ -211,21 +211,21 @@ WITHOUT_STAGES = {
 }
 
 
-@pytest.mark.parametrize(("make", "gradients"), WITHOUT_STAGES.values(), ids=WITHOUT_STAGES)
-def test_methods_without_stages(make, gradients):
+@pytest.mark.parametrize(("make", "gradients"), WITHOUT_RULES.values(), ids=WITHOUT_RULES)
+def test_methods_that_are_not_elementwise(make, gradients):
     opt, twin = make(), make()
     scaler = GradScaler(init_scale=8.0)
     for step in range(4):
-        grads, expected = gradients(), gradients()
+        grads = gradients()
         for array in arrays_of(grads):
             array *= scaler.get_scale()
             if step == 1:
                 array.flat[0] = np.nan
+        if type(opt) is fastopt.SparseAdam:
+            scaler.unscale_(opt, grads)
         scaler.step(opt, grads)
         if step != 1:
-            twin.step(expected)
-            for array, other in zip(arrays_of(grads), arrays_of(expected), strict=True):
-                np.testing.assert_array_equal(array, other)
+            twin.step(gradients())
         scaler.update()
         for group, other in zip(opt.param_groups, twin.param_groups, strict=True):
             assert [param.tobytes() for param in group["params"]] == [param.tobytes() for param in other["params"]]

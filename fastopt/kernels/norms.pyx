@@ -28,6 +28,12 @@ cdef void magnitudes(double *out, const real *x, Py_ssize_t n, bint pairs, doubl
         out[i] = hypot(x[2 * i] / unit, x[2 * i + 1] / unit) if pairs else x[i] / unit
 
 
+cdef inline double joined(double a, double b, double order) noexcept nogil:
+    if order <= DBL_MAX:
+        return a + b
+    return a if a != a or a > b else b
+
+
 cdef double array_sum(const sum_t *power, const char *data, Py_ssize_t size, bint wide, bint pairs, double order,
                       double unit) noexcept nogil:
     """sum (|x| / unit)^order over `size` elements; for an infinite order the largest."""
@@ -44,18 +50,15 @@ cdef double array_sum(const sum_t *power, const char *data, Py_ssize_t size, bin
             else:
                 magnitudes(scratch, <const float*>(data + at * width), n, pairs, unit)
             part = power[1](scratch, n, order)
-        if order <= DBL_MAX:
-            sum += part
-        elif part != part:
-            return part
-        elif part > sum:
-            sum = part
+        sum = joined(sum, part, order)
         at += n
     return sum
 
 
-def power_sums(list arrays not None, double order, double unit=1.0, level=None):
-    """Of each array, sum (|x| / unit)^order; for an infinite order the largest |x| / unit, NaN if there is one.
+def power_sum(list arrays not None, double order, double unit=1.0, level=None):
+    """sum (|x| / unit)^order over all elements; for an infinite order the largest |x| / unit, NaN if there is one.
+
+    The sums of the arrays are added one by one, as Plan.powers() does.
 
     Args:
         arrays: C-contiguous float32, float64, complex64 or complex128 arrays; nothing is checked.
@@ -67,10 +70,9 @@ def power_sums(list arrays not None, double order, double unit=1.0, level=None):
     cdef const char *data
     cdef Py_ssize_t size
     cdef bint wide, complex_, pairs
-    cdef double sum
+    cdef double part, sum = 0.0
     for k in range(2):
         power[k] = <sum_t>PyCapsule_GetPointer(simd.table(level or simd.level()).SUMS["power"][k], "fastopt.rule")
-    sums = []
     for array in arrays:
         data, size = <const char*>cnp.PyArray_DATA(array), cnp.PyArray_SIZE(array)
         complex_ = cnp.PyArray_ISCOMPLEX(array)
@@ -79,9 +81,9 @@ def power_sums(list arrays not None, double order, double unit=1.0, level=None):
         if complex_ and not pairs:
             size *= 2
         if size < HOLD_GIL:
-            sum = array_sum(power, data, size, wide, pairs, order, unit)
+            part = array_sum(power, data, size, wide, pairs, order, unit)
         else:
             with nogil:
-                sum = array_sum(power, data, size, wide, pairs, order, unit)
-        sums.append(sum)
-    return sums
+                part = array_sum(power, data, size, wide, pairs, order, unit)
+        sum = joined(sum, part, order)
+    return sum
