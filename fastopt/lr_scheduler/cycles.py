@@ -126,19 +126,21 @@ class Cycling(Scheduled):
 
     def _set(self, t, rates):
         """Also sets the momenta, a part `_risen` of the way down, which `_rates` found."""
-        if self.cycle_momentum:
-            groups, x = self.optimizer.param_groups, self._risen
-            lowest, highest, index = self.base_momentums, self.max_momentums, 0
+        groups, cycled, index = self.optimizer.param_groups, self.cycle_momentum, 0
+        if cycled:
+            x, lowest, highest = self._risen, self.base_momentums, self.max_momentums
             if len(groups) != len(lowest):
                 extended("base_momentum", lowest, len(groups)), extended("max_momentum", highest, len(groups))
-            for group in groups:
+        for group in groups:  # all in one loop: super()._set() would take 0.1 µs more
+            group["lr"] = rates[index]
+            if cycled:
                 momentum = highest[index] * (1.0 - x) + lowest[index] * x
                 if "betas" in group:
                     group["betas"] = momentum, *group["betas"][1:]
                 else:
                     group["momentum"] = momentum
-                index += 1
-        super()._set(t, rates)
+            index += 1
+        self._last_lr, self.last_epoch = rates, t
 
     def _driven(self, group):
         driven, name = super()._driven(group), momentum_of(group)

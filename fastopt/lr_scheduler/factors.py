@@ -33,6 +33,21 @@ class Factor(Scheduled):
     def _floor(self, group):
         return 0.0
 
+    def step(self, epoch: int | None = None) -> None:
+        """See `LRScheduler`."""
+        t, (step, _, floors, scheduled) = self.last_epoch + 1, self._known
+        groups = self.optimizer.param_groups
+        if (epoch is None and step == t - 1 and len(groups) == 1 == len(floors) and self._step_count > 1
+                and groups[0]["lr"] == scheduled[0]):
+            # one group on schedule, the usual case: what follows does the same for 0.2 µs more
+            now = self._factor(t)
+            rates = [self.base_lrs[0] * now + floors[0] * (1.0 - now)]
+            self._known = t, now, floors, rates
+            groups[0]["lr"], self._last_lr, self.last_epoch = rates[0], rates, t
+            self._step_count += 1
+        else:
+            super().step(epoch)
+
     def _rates(self, t):
         groups, bases, now = self.optimizer.param_groups, self.base_lrs, self._factor(t)
         step, before, floors, scheduled = self._known
