@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from common import ELEMENTWISE
 
-from fastopt.bench import cases, cli, numpy_in_place, rivals, runner, targets, threads_in_loop
+import fastopt
+from fastopt.bench import cases, cli, numpy_in_place, rivals, runner, stages, targets, threads_in_loop
 
 ROWS = {row.name: row for row in rivals.rows()}
 TORCH = {rivals.LOOP, rivals.FOREACH, rivals.FUSED}
@@ -164,6 +165,18 @@ def test_interleave_counts_rounds_and_keeps_the_order_of_rivals(monkeypatch):
     assert [len(times) for times in samples] == [3, 3]
     assert len(runner.interleave(entries, rounds=100, seconds=0.0)[0]) == runner.FEWEST
     assert set(calls) == {("a", 1), ("a", 2), ("b", 1), ("b", 2)}
+
+
+def test_what_comes_before_a_step_is_not_counted(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(runner, "perf_counter", lambda: clock[0])
+
+    def advance(seconds):
+        clock[0] += seconds
+
+    rival = rivals.Rival("a", advance, (1.0, 3.0), before=lambda: advance(100.0))
+    assert runner.timed(rival, 3) == 1.0 + 3.0 + 1.0
+    assert clock[0] == 305.0
 
 
 def test_ratios():
@@ -323,3 +336,105 @@ def test_speed_has_a_line_for_each_method(capsys, monkeypatch):
     assert [line[0] for line in lines] == ["SGD", "SGD momentum=0.9", "RMSprop"]
     assert all(" x (" in cell for line in lines for cell in line[1:3])
     assert all(line[3].endswith("%") for line in lines)
+
+
+# ---- the race of stages ------------------------------------------------------------------------
+
+def whole_step(work, steps):
+    """Parameters and averages after clipping, AdamW, EMA: from formulas, in double precision."""
+    params = [param.astype(float) for param in work.params]
+    grads = [grad.astype(float) for grad in work.values]
+    norm = np.sqrt(sum((grad**2).sum() for grad in grads))
+    averages = [param.copy() for param in params]
+    m, v = [0.0] * len(params), [0.0] * len(params)
+    for number in range(1, steps + 1):
+        for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
+            h = grad / (norm + 1e-6)
+            m[i], v[i] = 0.9 * m[i] + 0.1 * h, 0.999 * v[i] + 0.001 * h**2
+            root = np.sqrt(v[i] / (1 - 0.999**number)) + 1e-8
+            param -= 1e-5 * param + 1e-3 * m[i] / (1 - 0.9**number) / root
+            averages[i] += (param - averages[i]) * (1.0 if number == 1 else 0.001)
+    return params, averages
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_fastopt_makes_the_whole_step(bound):
+    work = stages.Work(cases.Case(3, 50))
+    params, averages = whole_step(work, 1 + STEPS)
+    optimizer = work.optimizer(stages.WHOLE)
+    optimizer.bind_grads(work.grads)
+    for _ in range(STEPS):
+        work.refill()
+        optimizer.step(None if bound else work.grads)
+        assert optimizer.last_step.clipped == 1.0 and not work.gradient.any()
+    np.testing.assert_allclose(work.params, params, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(optimizer._pipeline.stages.average[0].averages, averages, rtol=1e-5, atol=1e-6)
+
+
+def test_torch_makes_the_whole_step():
+    """Each of torch's ways as the fastest: the race that chose them has stepped already, so the state is set back."""
+    torch = pytest.importorskip("torch")
+    work = stages.Work(cases.Case(3, 50))
+    params, averages = whole_step(work, STEPS)
+    with runner.torch_threads(1):
+        made = stages.TorchStep(work)
+        for tensor, param in zip(made.params, work.params, strict=True):
+            tensor.copy_(torch.from_numpy(param))
+        for tensor, average in zip(made.averages, whole_step(work, 1)[1], strict=True):
+            tensor.copy_(torch.from_numpy(average))
+        optimizer = dict(made.parts)
+        state = next(way for name, way in optimizer.items() if name.startswith("AdamW")).__self__.state
+        for slots in state.values():
+            for slot in slots.values():
+                slot.zero_()
+        rival = made.rival()
+        for _ in range(STEPS):
+            rival.before()
+            assert made.gradient.any()
+            rival.step(None)
+            assert not made.gradient.any()
+    np.testing.assert_allclose(np.stack(made.params), params, rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(np.stack(made.averages), averages, rtol=2e-5, atol=1e-6)
+
+
+def test_limit_of_the_whole_step_leaves_states_and_clears_gradients():
+    work = stages.Work(cases.Case(3, 50))
+    work.optimizer()
+    before = [{name: array.copy() for name, array in moments.items()} for moments in work.moments]
+    step = stages.limit(work)
+    for _ in range(50):
+        work.refill()
+        step(None)
+        assert not work.gradient.any()
+    for moments, originals in zip(work.moments, before, strict=True):
+        for name, original in originals.items():
+            np.testing.assert_array_equal(moments[name], original)
+
+
+def test_every_stage_has_its_row():
+    free = {"max_skips", "accumulation", "corrected_weight_decay", "no_decay", "lr_scale"}  # of elements cost nothing
+    rows = [options for options, _ in stages.STAGES.values() if options]
+    assert {name for options in rows for name in options} | free == set(vars(fastopt.stages.Stages()))
+
+
+def test_tables_of_stages(capsys):
+    stages.main(["--case", "2x8", "--rounds", "1", "--threads", "1", "--threads", "1000000"])
+    lines = table(capsys.readouterr().out)
+    first = [line for line in lines if len(line) == 7]
+    assert [line[1] for line in first] == [stages.BEFORE, *stages.STAGES, stages.MICRO_BATCHES]
+    second = [line for line in lines if len(line) == 9]
+    assert [line[2] for line in second if not line[2].startswith(stages.TORCH)] == [
+        rivals.FASTOPT, rivals.BOUND, rivals.LIMIT, second[-1][2],
+    ]
+    assert second[-1][2].startswith("left out: at most")
+    assert len(first) + len(second) == len(lines)
+
+
+def test_targets_of_the_whole_step():
+    assert {case for case, _ in stages.TARGETS} <= set(stages.CASES)
+    target = stages.TARGETS[stages.LARGEST, 2]
+    assert stages.verdict("torch: x", 1.45, target) == "at least 1.45 x: met"
+    assert stages.verdict(rivals.LIMIT, 0.949, target) == "at least 0.95 x: missed"
+    assert stages.verdict(rivals.FASTOPT, 1.0, target) == ""
+    assert stages.verdict(rivals.LIMIT, 0.5, stages.TARGETS["1000x16", 1]) == ""
+    assert stages.verdict("torch: x", 9.0, None) == ""

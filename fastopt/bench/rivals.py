@@ -61,11 +61,15 @@ def rows():
 
 @dataclass(frozen=True)
 class Rival:
-    """One way to make the step: `step(argument)`, with each of `arguments` in turn."""
+    """One way to make the step: `step(argument)`, with each of `arguments` in turn.
+
+    `before` is called before every step, whose time alone is then counted.
+    """
 
     name: str
     step: Callable
     arguments: tuple = (None,)
+    before: Callable | None = None
 
 
 @cache
