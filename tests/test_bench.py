@@ -341,7 +341,7 @@ def test_speed_has_a_line_for_each_method(capsys, monkeypatch):
 # ---- the race of stages ------------------------------------------------------------------------
 
 def whole_step(work, steps):
-    """Parameters and averages after clipping, AdamW, EMA: from formulas, in double precision."""
+    """Parameters, first moments and averages after clipping, AdamW, EMA: from formulas, in double precision."""
     params = [param.astype(float) for param in work.params]
     grads = [grad.astype(float) for grad in work.values]
     norm = np.sqrt(sum((grad**2).sum() for grad in grads))
@@ -354,37 +354,40 @@ def whole_step(work, steps):
             root = np.sqrt(v[i] / (1 - 0.999**number)) + 1e-8
             param -= 1e-5 * param + 1e-3 * m[i] / (1 - 0.9**number) / root
             averages[i] += (param - averages[i]) * (1.0 if number == 1 else 0.001)
-    return params, averages
+    return params, m, averages
 
 
 @pytest.mark.parametrize("bound", [False, True])
 def test_fastopt_makes_the_whole_step(bound):
     work = stages.Work(cases.Case(3, 50))
-    params, averages = whole_step(work, 1 + STEPS)
+    expected = whole_step(work, 1 + STEPS)
     optimizer = work.optimizer(stages.WHOLE)
     optimizer.bind_grads(work.grads)
     for _ in range(STEPS):
         work.refill()
         optimizer.step(None if bound else work.grads)
         assert optimizer.last_step.clipped == 1.0 and not work.gradient.any()
-    np.testing.assert_allclose(work.params, params, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(optimizer._pipeline.stages.average[0].averages, averages, rtol=1e-5, atol=1e-6)
+    moments = [moments["exp_avg"] for moments in work.moments]
+    np.testing.assert_allclose([work.params, moments, optimizer._pipeline.stages.average[0].averages], expected,
+                               rtol=1e-5, atol=1e-6)
 
 
-def test_torch_makes_the_whole_step():
-    """Each of torch's ways as the fastest: the race that chose them has stepped already, so the state is set back."""
+@pytest.mark.parametrize("choice", [0, 1])
+def test_torch_makes_the_whole_step(choice, monkeypatch):
+    """With each of its ways as the fastest. An optimizer has made a step before it is handed over: it is set back."""
     torch = pytest.importorskip("torch")
+    monkeypatch.setattr(stages.TorchStep, "fastest", lambda self, work, ways: list(ways.items())[choice])
     work = stages.Work(cases.Case(3, 50))
-    params, averages = whole_step(work, STEPS)
+    expected = whole_step(work, STEPS)
     with runner.torch_threads(1):
         made = stages.TorchStep(work)
         for tensor, param in zip(made.params, work.params, strict=True):
             tensor.copy_(torch.from_numpy(param))
-        for tensor, average in zip(made.averages, whole_step(work, 1)[1], strict=True):
+        for tensor, average in zip(made.averages, whole_step(work, 1)[2], strict=True):
             tensor.copy_(torch.from_numpy(average))
-        optimizer = dict(made.parts)
-        state = next(way for name, way in optimizer.items() if name.startswith("AdamW")).__self__.state
-        for slots in state.values():
+        advance = dict(made.parts)[("AdamW fused", "AdamW foreach")[choice]]
+        states = advance.__self__.state.values()
+        for slots in states:
             for slot in slots.values():
                 slot.zero_()
         rival = made.rival()
@@ -393,8 +396,8 @@ def test_torch_makes_the_whole_step():
             assert made.gradient.any()
             rival.step(None)
             assert not made.gradient.any()
-    np.testing.assert_allclose(np.stack(made.params), params, rtol=2e-5, atol=1e-6)
-    np.testing.assert_allclose(np.stack(made.averages), averages, rtol=2e-5, atol=1e-6)
+    found = made.params, [slots["exp_avg"] for slots in states], made.averages
+    np.testing.assert_allclose([np.stack(part) for part in found], expected, rtol=2e-5, atol=1e-6)
 
 
 def test_limit_of_the_whole_step_leaves_states_and_clears_gradients():
