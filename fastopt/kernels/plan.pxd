@@ -83,8 +83,9 @@ cdef struct Walk:
     # ---- sums
     double *sums             # of each block, or unit: MEASURES numbers
     sum_t power[2]           # float32, float64
-    sum_t plain[2]
-    double order
+    sum_t limited[2]
+    double order             # of the norm whose powers are summed
+    double limit             # of the elements in the plain sums of units
     bint sums_taken          # in this walk, any of:
     bint sum_gradient        # sums[0]: sum |g|^order
     bint sum_param           # sums[1]: sum p^2, after the rule

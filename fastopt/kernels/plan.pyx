@@ -179,7 +179,7 @@ cdef apart sum_units(const Walk *w, Py_ssize_t k, Py_ssize_t begin, Py_ssize_t e
     while u * n < last and u * n < item.size:
         g = gradient.data + u * n * gradient.width
         sums = w.sums + (item.first_unit + u) * MEASURES
-        sums[0] = w.plain[gradient.width == 8](g, n, 1)
+        sums[0] = w.limited[gradient.width == 8](g, n, w.limit)
         sums[1] = w.power[gradient.width == 8](g, n, 2)
         sums[2] = w.power[item.width == 8](item.param + u * n * item.width, n, 2)
         u += 1
@@ -226,6 +226,9 @@ cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi
     cdef double *sums = NULL
     cdef Py_ssize_t n, at, j
     cdef int wide = item.width == 8
+    cdef bint given = gradient.width != 0
+    if w.dry and not given:
+        return
     while lo < hi:
         n = hi - lo if hi - lo < PIECE else PIECE
         at = lo * item.width
@@ -235,7 +238,11 @@ cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi
             sums = w.sums + (item.block + lo // BLOCK) * MEASURES
             if lo % BLOCK == 0:
                 memset(sums, 0, MEASURES * sizeof(double))
-        if gradient.width != 0:
+        for j in range(STATES):
+            state[j] = item.state[j] + at if item.state[j] != NULL else NULL
+        if w.keeps:
+            memcpy(before, p, n * item.width)
+        if given:
             h = gradient.data + lo * gradient.width
             if w.sum_gradient:
                 sums[0] += w.power[gradient.width == 8](h, n, 2)
@@ -247,10 +254,6 @@ cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi
                 c = <const void*>cohort.prepare.f64 if wide else <const void*>cohort.prepare.f32
                 prepare(scratch, h, p, n, c)
                 h = <char*>scratch
-            if w.keeps:
-                memcpy(before, p, n * item.width)
-            for j in range(STATES):
-                state[j] = item.state[j] + at if item.state[j] != NULL else NULL
             if w.dry:
                 memcpy(copy[STATES], p, n * item.width)
                 p = <char*>copy[STATES]
@@ -260,10 +263,10 @@ cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi
                         state[j] = <char*>copy[j]
             c = <const void*>cohort.rule.f64 if wide else <const void*>cohort.rule.f32
             w.rule[wide](p, h, state[0], state[1], state[2], state[3], n, c)
-        if gradient.width != 0 or not w.dry:
+        if not w.dry:
             for j in range(w.followers):
                 follower = &w.follower[j]
-                if not follower.active or (gradient.width == 0 and not follower.always):
+                if not follower.active or not (given or follower.always):
                     continue
                 if follower.memory != NULL and follower.memory[k] == NULL:
                     continue
@@ -275,12 +278,11 @@ cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi
                     c = <const void*>&cohort.follow.f32[follower.place]
                 own = follower.memory[k] + at if follower.memory != NULL else NULL
                 follower.stage[wide](own, p, <char*>before, h, NULL, NULL, n, c)
-        if gradient.width != 0:
-            for j in range(w.measures):
-                measured = state[w.measured]
-                sums[2 + j] += w.measure[j][wide](p, before, h, measured, n, &cohort.prepare.f64[4])
-            if w.zero:
-                memset(gradient.data + lo * gradient.width, 0, n * gradient.width)
+        for j in range(w.measures):
+            measured = state[w.measured]
+            sums[2 + j] += w.measure[j][wide](p, before, h, measured, n, &cohort.prepare.f64[4])
+        if w.zero and given and not w.dry:
+            memset(gradient.data + lo * gradient.width, 0, n * gradient.width)
         if w.sum_param:
             sums[1] += w.power[wide](p, n, 2)
         lo += n
@@ -451,7 +453,7 @@ cdef class Plan:
             self.walk.rule[1] = <rule_t>PyCapsule_GetPointer(f64, "fastopt.rule")
         for k in range(2):
             self.walk.power[k] = <sum_t>PyCapsule_GetPointer(table.SUMS["power"][k], "fastopt.rule")
-            self.walk.plain[k] = <sum_t>PyCapsule_GetPointer(table.SUMS["plain"][k], "fastopt.rule")
+            self.walk.limited[k] = <sum_t>PyCapsule_GetPointer(table.SUMS["limited"][k], "fastopt.rule")
         for (p, g), address in table.PREPARE.items():
             self.walk.prepare[p == 8][g == 8] = <prepare_t>PyCapsule_GetPointer(address, "fastopt.rule")
 
@@ -769,6 +771,7 @@ cdef class Plan:
 
     def release(self):
         """Gives the plan back after begin(), without a step."""
+        self.use_units(None)
         self.busy = False
         self.converted = self.given = None
 
@@ -811,10 +814,12 @@ cdef class Plan:
                     self.take(item, <cnp.ndarray>param, i, <object>given, gradient)
                     if len(gradients) != self.walk.count:  # to convert one may run code that changes the list
                         self.wrong_count(gradients)
-            if gradient.width == 0:
+            if gradient.width == 0 and not self.walk.staged:
                 continue
             if not seen & UNMOVED:
                 self.changed_parameter(i, <cnp.ndarray>param)
+            if gradient.width == 0:  # a stage after the rule may visit it nevertheless
+                continue
             self.elements += item.size if gradient.rows == NULL else item.size // item.rows * gradient.count
             # cohorts are few and items come group by group: the last one nearly always fits
             k = self.cohort_count - 1
@@ -824,19 +829,23 @@ cdef class Plan:
                 k = self.new_cohort(item)
             item.cohort = <int>k
         if self.walk.zero:
-            for i in range(self.walk.count):
-                if self.walk.gradients[i].width == 0:
-                    continue
-                array = (self.bound_gradients if gradients is None else gradients)[i]
-                if not cnp.PyArray_CheckExact(array):
-                    array = as_array(array, "a gradient")
-                if not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>array):
-                    raise ValueError(f"gradient of {self.label(i)} is read-only: it cannot be cleared")
+            self.check_clearing(self.bound_gradients if gradients is None else gradients)
         if gradients is not None and self.elements >= HOLD_GIL:
             self.given = gradients[:]  # while the GIL is not held, another thread may change the list
         self.busy = True
         return [(self.walk.cohorts[k].group, self.walk.cohorts[k].step,
                  numbers(self.walk.cohorts[k].scalar, self.scalars)) for k in range(self.cohort_count)]
+
+    cdef check_clearing(self, list gradients):
+        """Raises unless the gradients can be cleared and nothing else lies in their memory."""
+        cdef Py_ssize_t count = self.walk.count
+        arrays = [np.empty(0) if given is None else as_array(given, f"gradient of {self.label(i)}")
+                  for i, given in enumerate(gradients)]
+        for i, array in enumerate(arrays):
+            if not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>array):
+                raise ValueError(f"gradient of {self.label(i)} is read-only: it cannot be cleared")
+        check_overlap(arrays + self.params,
+                      lambda i: f"gradient of {self.label(i)}" if i < count else self.label(i - count))
 
     cdef changed_parameter(self, Py_ssize_t i, cnp.ndarray param):
         if not cnp.PyArray_ISWRITEABLE(param):
@@ -873,7 +882,8 @@ cdef class Plan:
 
         `coefficients` has for each cohort: ((scale, coupled decay), rule's coefficients, scalars after the step),
         and with stages a fourth tuple, the coefficients of those that have a place. With `dry` nothing is written
-        but sums, and the plan stays taken.
+        but sums, and the plan stays taken. Returns what take_sums() asked for, or None: for each parameter
+        sum g^2, sum p^2, and the measures.
         """
         cdef Py_ssize_t i, k
         cdef Cohort *cohort
@@ -897,8 +907,12 @@ cdef class Plan:
                                or cohort.prepare.f64[3] != 0)
         self.walk.dry = dry
         self.go(STEP, num_threads)
+        sums = None
+        if self.walk.sum_gradient or self.walk.sum_param or self.walk.measures:
+            sums = self.collect(MEASURES, False, False)
         if not dry:
             self.finish()
+        return sums
 
     cdef go(self, int purpose, num_threads):
         """Walks, with as many threads as pay."""
@@ -936,6 +950,8 @@ cdef class Plan:
             raise ValueError(f"there are at most {FOLLOWERS} stages after the rule, got {len(followers)}")
         for _, arrays, _, _ in followers:
             if arrays is not None:
+                if len(arrays) != self.walk.count:
+                    raise ValueError(f"there must be {self.walk.count} arrays, got {len(arrays)}")
                 for i in range(self.walk.count):
                     if arrays[i] is not None:
                         check_state(arrays[i], self.params[i], self.label(i))
@@ -969,7 +985,7 @@ cdef class Plan:
         self.walk.follower[k].active = active
 
     def take_sums(self, *, bint gradient=False, bint param=False, tuple measures=(), int state=0):
-        """Says which sums the next walks take, for sums() to return."""
+        """Says which sums the next walks take, for run() to return."""
         cdef Py_ssize_t i, k
         table = simd.table(self.level).MEASURES
         if len(measures) > 2 or not 0 <= state < STATES:
@@ -1032,10 +1048,6 @@ cdef class Plan:
                     break
         return result[:, 0], total
 
-    def sums(self):
-        """What take_sums() asked for, of each parameter: sum g^2, sum p^2, and the measures; else 0."""
-        return self.collect(MEASURES, False, False)
-
     cdef collect(self, Py_ssize_t columns, bint largest, bint gradient):
         cdef Py_ssize_t i, j, k
         cdef double[:, ::1] out
@@ -1046,7 +1058,7 @@ cdef class Plan:
         for i in range(self.walk.count):
             given = self.walk.gradients[i].width != 0
             for j in range(columns):
-                if not given and j != 1:
+                if not given and (j == 0 or gradient or self.walk.dry):
                     continue
                 if not gradient and not (self.walk.sum_gradient if j == 0 else self.walk.sum_param if j == 1
                                          else j - 2 < self.walk.measures):
@@ -1063,7 +1075,7 @@ cdef class Plan:
         return result
 
     def divide(self, bint rows):
-        """Cuts every parameter into units: its rows, or one of all its elements. Returns where each begins."""
+        """Cuts the gradients of this step into units: rows, or one of all elements. Returns where each begins."""
         cdef Py_ssize_t i, count = 0
         cdef Item *item
         first = []
@@ -1072,14 +1084,16 @@ cdef class Plan:
             item.unit = item.size // item.rows if rows and self.params[i].ndim > 1 else item.size
             item.first_unit = count
             first.append(count)
-            count += item.size // item.unit if item.unit else 0
+            if self.walk.gradients[i].width != 0 and item.unit != 0:
+                count += item.size // item.unit
         self.unit_count = count
         return [*first, count]
 
-    def unit_sums(self, num_threads=None):
-        """Of each unit: sum g, sum g^2, sum p^2."""
+    def unit_sums(self, double limit, num_threads=None):
+        """Of each unit: sum g with every element limited to [-limit, limit], sum g^2, sum p^2."""
         cdef double[:, ::1] values
         cdef Py_ssize_t i
+        self.walk.limit = limit
         self.reserve_sums(self.unit_count)
         memset(self.walk.sums, 0, self.unit_count * MEASURES * sizeof(double))
         self.sweep(UNITS, num_threads)
@@ -1134,8 +1148,7 @@ cdef class Plan:
                 if self.walk.gradients[i].width != 0:
                     cohort = &self.walk.cohorts[self.walk.items[i].cohort]
                     memcpy(self.walk.items[i].scalar, cohort.after, sizeof(cohort.after))
-        self.busy = False
-        self.converted = self.given = None
+        self.release()
 
 
 # ---- checks of arrays --------------------------------------------------------------------------

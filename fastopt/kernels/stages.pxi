@@ -4,7 +4,7 @@
 
 # ---- before the rule ---------------------------------------------------------------------------
 
-# h = limit(scale g - offset) + decay p: maximize, scaling, clipping, centering, coupled weight decay and the dtype
+# h = limit(scale g) - offset + decay p: maximize, scaling, clipping, centering, coupled weight decay and the dtype
 # of the gradient, in one pass in L1. The limit, of absolute value, is infinite where there is none; NaN passes.
 cdef inline float limit32(float x, float most) noexcept nogil:
     return most if x > most else (-most if x < -most else x)
@@ -17,11 +17,11 @@ cdef inline loop prepare_loop(vec h, source g, vec p, Py_ssize_t n, vec c, bint 
     for i in range(n):
         if vec is f32:
             x = c[0] * clean32(<float>g[i])
-            z = limit32(x - c[2], c[3])
+            z = limit32(x, c[3]) - c[2]
             y = clean32(p[i])
         else:
             x = c[0] * clean64(<double>g[i])
-            z = limit64(x - c[2], c[3])
+            z = limit64(x, c[3]) - c[2]
             y = clean64(p[i])
         if more and decay:
             h[i] = z + c[1] * y
@@ -48,7 +48,7 @@ cdef void prepare(vec h, source g, vec p, Py_ssize_t n, vec c) noexcept nogil:
 # Sums are taken in double, in 16 lanes that are added in a fixed order: the same bits on every level.
 
 from libc.float cimport DBL_MAX
-from libc.math cimport NAN, pow
+from libc.math cimport INFINITY, NAN, pow
 
 cdef enum:
     LANES = 16           # a literal in range(), which needs one
@@ -60,10 +60,10 @@ cdef double total(const double *lanes) noexcept nogil:
         sums[k] = (lanes[k] + lanes[k + 4]) + (lanes[k + 8] + lanes[k + 12])
     return (sums[0] + sums[1]) + (sums[2] + sums[3])
 
-cdef inline double part(double x, int order) noexcept nogil:
-    return x * x if order == 2 else (fabs(x) if order == 1 else x)
+cdef inline double part(double x, int order, double most) noexcept nogil:
+    return x * x if order == 2 else (fabs(x) if order == 1 else (limit64(x, most) if order == 0 else x))
 
-cdef inline double lane_sum(source x, Py_ssize_t n, int order) noexcept nogil:
+cdef inline double lane_sum(source x, Py_ssize_t n, int order, double most) noexcept nogil:
     cdef double lanes[LANES]
     cdef double sum = 0.0
     cdef Py_ssize_t i, k, whole = n - n % LANES
@@ -72,10 +72,10 @@ cdef inline double lane_sum(source x, Py_ssize_t n, int order) noexcept nogil:
             lanes[k] = 0.0
         for i in range(0, whole, 16):
             for k in range(LANES):
-                lanes[k] += part(<double>x[i + k], order)
+                lanes[k] += part(<double>x[i + k], order, most)
         sum = total(lanes)
     for i in range(whole, n):
-        sum += part(<double>x[i], order)
+        sum += part(<double>x[i], order, most)
     return sum
 
 # The largest |x|; NaN if there is one.
@@ -103,24 +103,30 @@ cdef double largest(source x, Py_ssize_t n) noexcept nogil:
 
 # sum x
 cdef double plain_sum(source x, Py_ssize_t n) noexcept nogil:
-    return lane_sum(x, n, 0)
+    return lane_sum(x, n, -1, <double>INFINITY)
 
-# sum |x|^order; for an infinite order the largest |x|, for 0 how many are not 0.
+# sum x, with every x limited to [-most, most]
+cdef double limited_sum(source x, Py_ssize_t n, double most) noexcept nogil:
+    return lane_sum(x, n, 0, most)
+
+# sum |x|^order; for an infinite order the largest |x|
 cdef double power_sum(source x, Py_ssize_t n, double order) noexcept nogil:
-    cdef double sum = 0.0, a
+    cdef double sum = 0.0
     cdef Py_ssize_t i
     if order == 2:
-        return lane_sum(x, n, 2)
+        return lane_sum(x, n, 2, order)
     if order == 1:
-        return lane_sum(x, n, 1)
+        return lane_sum(x, n, 1, order)
     if order > DBL_MAX:
         return largest(x, n)
     for i in range(n):
-        a = fabs(<double>x[i])
-        sum += <double>(a != 0) if order == 0 else pow(a, order)
+        sum += pow(fabs(<double>x[i]), order)
     return sum
 
 # What a step does to a block; p is the block after the rule, q before it, h the prepared gradient, v a state array.
+
+cdef inline double square(double x) noexcept nogil:
+    return x * x
 
 # sum (p - q)^2
 cdef double moved_sum(vec p, vec q, vec h, vec v, Py_ssize_t n, const double *c) noexcept nogil:
@@ -131,10 +137,10 @@ cdef double moved_sum(vec p, vec q, vec h, vec v, Py_ssize_t n, const double *c)
         lanes[k] = 0.0
     for i in range(0, whole, 16):
         for k in range(LANES):
-            lanes[k] += part(<double>p[i + k] - <double>q[i + k], 2)
+            lanes[k] += square(<double>p[i + k] - <double>q[i + k])
     sum = total(lanes)
     for i in range(whole, n):
-        sum += part(<double>p[i] - <double>q[i], 2)
+        sum += square(<double>p[i] - <double>q[i])
     return sum
 
 # how many elements the rule moves against their gradient: (q - p) h > 0
@@ -154,11 +160,11 @@ cdef double ratio_sum(vec p, vec q, vec h, vec v, Py_ssize_t n, const double *c)
     for i in range(0, whole, 16):
         for k in range(LANES):
             d = c[0] * <double>v[i + k]
-            lanes[k] += part(<double>h[i + k], 2) / (c[1] if d < c[1] else d)
+            lanes[k] += square(<double>h[i + k]) / (c[1] if d < c[1] else d)
     sum = total(lanes)
     for i in range(whole, n):
         d = c[0] * <double>v[i]
-        sum += part(<double>h[i], 2) / (c[1] if d < c[1] else d)
+        sum += square(<double>h[i]) / (c[1] if d < c[1] else d)
     return sum
 
 
@@ -167,20 +173,25 @@ cdef double ratio_sum(vec p, vec q, vec h, vec v, Py_ssize_t n, const double *c)
 # stage(own, p, q, h, s, NULL, n, c): `own` is an array that the stage keeps, or NULL; p, q, h as above, p written.
 # The average of rules.pxi is one too.
 
-# p = q + c0 (p - q) where p moved against the gradient, q elsewhere.   Liang et al. 2024, arXiv 2411.16085.
+# p = q + m (p - q), m = c0 where p moved against the gradient and 0 elsewhere.   Liang et al. 2024, arXiv 2411.16085.
 cdef void cautious(vec own, vec p, vec q, vec h, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
     cdef Py_ssize_t i
     s = c[0]
+    zero = s - s
     for i in range(n):
-        y = q[i] + s * (p[i] - q[i])
-        p[i] = y if ((q[i] > p[i]) & (h[i] > -h[i])) | ((q[i] < p[i]) & (h[i] < -h[i])) else q[i]
+        m = s if ((q[i] > p[i]) & (h[i] > -h[i])) | ((q[i] < p[i]) & (h[i] < -h[i])) else zero
+        if vec is f32:
+            p[i] = clean32(q[i]) + m * (clean32(p[i]) - clean32(q[i]))
+        else:
+            p[i] = clean64(q[i]) + m * (clean64(p[i]) - clean64(q[i]))
 
 # p = p - c0 q: decoupled weight decay apart from the rule, which a stage before it must not see
 cdef void decay(vec own, vec p, vec q, vec h, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
     cdef Py_ssize_t i
     d = c[0]
-    for i in range(n):
-        p[i] = p[i] - d * q[i]
+    if d:  # else an infinite q would become NaN
+        for i in range(n):
+            p[i] = p[i] - d * q[i]
 
 # p = p - c0 q where the update has the sign of q.   Chen et al. 2025, arXiv 2510.12402.
 cdef void cautious_decay(vec own, vec p, vec q, vec h, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
@@ -224,7 +235,7 @@ PREPARE = {
 # name -> (float32, float64)
 SUMS = {
     "power": (capsule(<void*>power_sum[f32]), capsule(<void*>power_sum[f64])),
-    "plain": (capsule(<void*>plain_sum[f32]), capsule(<void*>plain_sum[f64])),
+    "limited": (capsule(<void*>limited_sum[f32]), capsule(<void*>limited_sum[f64])),
 }
 MEASURES = {
     "update": (capsule(<void*>moved_sum[f32]), capsule(<void*>moved_sum[f64])),

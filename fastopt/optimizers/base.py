@@ -177,6 +177,8 @@ class Optimizer(Hooked):
         self._plain = len(self.param_groups) == 1 and not (is_container(given) and any(map(is_container, given)))
         self._arrays += [{} for _ in params]
         self._forget_settings()
+        if self._pipeline is not None:
+            self._pipeline.grow()
 
     # ---- hyperparameters
 
@@ -284,6 +286,8 @@ class Optimizer(Hooked):
             self._arrays[position] = {}
         self._forget_settings()
         self._count = 0
+        if self._pipeline is not None:
+            self._pipeline.reset()
 
     @property
     def step_count(self) -> int:
@@ -442,9 +446,9 @@ class Optimizer(Hooked):
                 does not scale and costs none.
             cautious_weight_decay: decays only where the update has the sign of the parameter (Chen et al. 2025,
                 arXiv 2510.12402).
-            bounds: (low, high), or "nonnegative": parameters are projected into it.
             lookahead: (k, α): every k steps the slow weights move by α towards the parameters, which then take
                 their place (Zhang et al. 2019, arXiv 1907.08610).
+            bounds: (low, high), or "nonnegative": parameters are projected into it.
             average: an average of `fastopt.averages`, or several: updated with every step that is made.
             zero_grad: writes zeros into the gradients.
             statistics: `last_step` has the norms of gradients, updates and parameters of every group.
@@ -644,8 +648,7 @@ class Optimizer(Hooked):
     def _load(self, state_dict):
         groups, states, count = match(self, state_dict)
         if self._pipeline is not None:
-            self._pipeline.check_state(state_dict.get("stages", {}))
-            self._pipeline.set_state(state_dict.get("stages", {}))
+            self._pipeline.set_state(*self._pipeline.match(state_dict.get("stages", {})))
         for index, group in enumerate(groups):
             self.param_groups[index].clear()
             self.param_groups[index].update(group)

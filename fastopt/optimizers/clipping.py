@@ -17,8 +17,7 @@ def order(name, value):
 
 def shrink(norm, most, eps):
     """torch's coefficient: most / (norm + eps), never above 1; NaN stays NaN."""
-    ratio = most / (norm + eps)
-    return 1.0 if ratio > 1.0 else ratio
+    return 1.0 if norm + eps <= most else most / (norm + eps)
 
 
 class Clip:
@@ -31,7 +30,7 @@ class GlobalNorm(Clip):
 
     Args:
         max_norm: above 0.
-        norm_type: p, above 0; infinity takes the largest absolute value.
+        norm_type: p, above 0; infinity takes the largest absolute value. Only 2 serves complex numbers.
         eps: torch's 1e-6; 0 makes the result have exactly the norm, to rounding.
 
     Source: Pascanu, Mikolov, Bengio 2013, arXiv 1211.5063; torch's `clip_grad_norm_`.
@@ -62,7 +61,10 @@ class ParameterNorm(Clip):
 
 @dataclass(frozen=True)
 class Value(Clip):
-    """Limits each element to [-clip_value, clip_value]. Source: torch's `clip_grad_value_`."""
+    """Limits each element to [-clip_value, clip_value]; not for complex numbers.
+
+    Source: torch's `clip_grad_value_`.
+    """
 
     clip_value: float
 
@@ -75,7 +77,7 @@ class Adaptive(Clip):
     """Adaptive gradient clipping: keeps the norm of each unit's gradient below a fraction of its weights' norm.
 
     A unit is a row of the first dimension, or all of a vector or scalar: g is scaled by
-    min(1, clip_factor max(‖w‖, eps) / max(‖g‖, 1e-6)).
+    clip_factor max(‖w‖, eps) / max(‖g‖, 1e-6) where ‖g‖ is above clip_factor max(‖w‖, eps).
 
     Args:
         clip_factor: λ, above 0.
@@ -100,4 +102,8 @@ def as_clip(value):
     """A way to clip; a number is a global norm."""
     if value is None or isinstance(value, Clip):
         return value
-    return GlobalNorm(positive("clip", value))
+    try:
+        return GlobalNorm(positive("clip", value))
+    except TypeError:
+        raise TypeError("clip must be a number, the largest global norm, or one of fastopt.stages.GlobalNorm, "
+                        f"ParameterNorm, Value and Adaptive; got {value!r}") from None

@@ -136,6 +136,8 @@ class MuonAdamW(Optimizer):
         self._plan.check_idle()
         for part in self._parts.values():
             part.reset_state()
+        if self._pipeline is not None:
+            self._pipeline.reset()
 
     @property
     def step_count(self) -> int:
@@ -209,8 +211,7 @@ class MuonAdamW(Optimizer):
         for name, part in self._parts.items():
             match(part, state_dict[name])
         if self._pipeline is not None:
-            self._pipeline.check_state(state_dict.get("stages", {}))
-            self._pipeline.set_state(state_dict.get("stages", {}))
+            self._pipeline.set_state(*self._pipeline.match(state_dict.get("stages", {})))
         for name, part in self._parts.items():
             part.load_state_dict(state_dict[name])
 

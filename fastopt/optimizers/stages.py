@@ -13,15 +13,19 @@ import numpy as np
 
 from ..kernels.arrays import full_like
 from ..kernels.plan import Plan, unchanged
-from .checks import at_least_one, flag, nonnegative, number, one_of, positive
+from .checks import at_least_one, flag, nonnegative, one_of, pair, positive
 from .clipping import Adaptive, Clip, GlobalNorm, ParameterNorm, Value, as_clip, shrink
+from .state import same_shape
 
 __all__ = ["NonFiniteGradient", "Stages", "Step", "layer_decay"]
 
 policies = one_of("propagate", "skip", "raise")
 
 # where the stages after the rule have their coefficients among those of a cohort
-CAUTIOUS, DECAY, LOW, HIGH = range(4)
+CAUTIOUS, DECAY = range(2)
+
+# rules whose update always has the sign of the gradient
+ALIGNED = ("adagrad", "adadelta", "asgd", "rprop")
 
 
 class NonFiniteGradient(ArithmeticError):
@@ -59,13 +63,13 @@ class Stages:
             "zero_grad": flag("zero_grad", self.zero_grad),
             "accumulation": one_of("mean", "sum")("accumulation", self.accumulation),
             "centralize": flag("centralize", self.centralize),
-            "cautious": one_of(False, True, "unscaled")("cautious", self.cautious),
+            "cautious": self.cautious if self.cautious == "unscaled" else flag("cautious", self.cautious),
             "cautious_weight_decay": flag("cautious_weight_decay", self.cautious_weight_decay),
             "corrected_weight_decay": optional(positive)("corrected_weight_decay", self.corrected_weight_decay),
-            "no_decay": (self.no_decay,) if isinstance(self.no_decay, (str, int)) else tuple(self.no_decay),
+            "no_decay": patterns_or_dimensions(self.no_decay),
             "clip_update": optional(positive)("clip_update", self.clip_update),
-            "bounds": interval(self.bounds),
-            "lookahead": None if self.lookahead is None else steps_and_share(self.lookahead),
+            "bounds": optional(interval)("bounds", self.bounds),
+            "lookahead": optional(steps_and_share)("lookahead", self.lookahead),
             "statistics": flag("statistics", self.statistics),
         }.items():
             object.__setattr__(self, name, value)
@@ -75,29 +79,30 @@ def optional(check):
     return lambda name, value: None if value is None else check(name, value)
 
 
-def interval(bounds):
-    if bounds is None:
-        return None
-    if bounds == "nonnegative":
+def interval(name, value):
+    if isinstance(value, str) and value == "nonnegative":
         return 0.0, math.inf
     try:
-        low, high = map(float, bounds)
+        low, high = map(float, () if isinstance(value, str) else value)
     except (TypeError, ValueError):
-        raise TypeError(f"bounds must be (low, high) or 'nonnegative', got {bounds!r}") from None
+        raise TypeError(f"{name} must be (low, high) or 'nonnegative', got {value!r}") from None
     if not low <= high:
-        raise ValueError(f"bounds must be two numbers, the lower first, got {bounds!r}")
+        raise ValueError(f"{name} must be two numbers, the lower first, got {value!r}")
     return low, high
 
 
-def steps_and_share(value):
-    try:
-        steps, share = value
-    except (TypeError, ValueError):
-        raise TypeError(f"lookahead must be (k, alpha), got {value!r}") from None
-    steps, share = at_least_one("lookahead k", steps), number("lookahead alpha", share)
+def patterns_or_dimensions(value):
+    rules = (value,) if isinstance(value, (str, int)) else value
+    if not isinstance(rules, Sequence) or not all(isinstance(rule, str) or type(rule) is int for rule in rules):
+        raise TypeError(f"no_decay must be patterns of names or a number of dimensions, got {value!r}")
+    return tuple(rules)
+
+
+def steps_and_share(name, value):
+    steps, share = pair(name, value)
     if not 0 < share <= 1:
-        raise ValueError(f"lookahead alpha must be above 0 and at most 1, got {value[1]!r}")
-    return steps, share
+        raise ValueError(f"{name}[1] must be above 0 and at most 1, got {value[1]!r}")
+    return at_least_one(f"{name}[0]", steps), share
 
 
 @dataclass
@@ -144,8 +149,18 @@ class Pipeline:
         if before is not None:
             if before.weight:
                 raise ValueError("gradients are accumulated that the stages set before have not stepped with")
-            self.slow = before.slow if stages.lookahead else []
+            self.slow = before.slow if stages.lookahead and before.stages.lookahead else []
         self.install()
+
+    def grow(self):
+        """Begins the slow weights of parameters that were added."""
+        if self.stages.lookahead:
+            self.slow += [copied(param) for param in self.optimizer._plan.params[len(self.slow):]]
+
+    def reset(self):
+        """Begins anew, as if no step had been made."""
+        self.set_state(self.optimizer._plan.params, dict.fromkeys(self.COUNTERS, 0))
+        self.last = Step()
 
     # ---- copies and checkpoints
 
@@ -155,32 +170,36 @@ class Pipeline:
         """What a checkpoint has of the stages; averages have checkpoints of their own."""
         return {"slow": list(self.slow), **{name: getattr(self, name) for name in self.COUNTERS}}
 
-    def check_state(self, state):
-        """Raises ValueError unless `state` is that of these stages."""
-        slow, params = state.get("slow", []), self.optimizer._plan.params
-        if self.stages.lookahead and [np.shape(array) for array in slow] != [param.shape for param in params]:
-            raise ValueError("the slow weights of Lookahead in state_dict must have the shapes of the parameters")
+    def match(self, state):
+        """Slow weights and counters from a checkpoint; raises ValueError or TypeError if it does not fit."""
+        slow = list(state.get("slow", ())) if self.stages.lookahead else []
+        if len(slow) != len(self.slow):
+            raise ValueError(f"state_dict has slow weights of Lookahead for {len(slow)} parameters, this optimizer has "
+                             f"{len(self.slow)}")
+        slow = [same_shape(array, own, "slow", self.optimizer._plan.label(i))
+                for i, (array, own) in enumerate(zip(slow, self.slow, strict=True))]
+        return slow, {name: nonnegative(name, state.get(name, 0)) for name in self.COUNTERS}
 
-    def set_state(self, state):
-        for own, array in zip(self.slow, state.get("slow", ()), strict=False):
+    def set_state(self, slow, counters):
+        for own, array in zip(self.slow, slow, strict=False):
             own[...] = array
-        for name in self.COUNTERS:
-            setattr(self, name, state.get(name, 0))
+        vars(self).update(counters)
+        self.forget()
 
     def snapshot(self):
         """What steps change: arrays with copies of them, and numbers. For `restore`."""
         arrays = [*self.slow, *(array for average in self.stages.average for array in average.averages)]
         return ([(array, array.copy()) for array in arrays], [average.n_averaged for average in self.stages.average],
-                {**self.state(), "slow": ()}, self.last)
+                {name: getattr(self, name) for name in self.COUNTERS}, self.last)
 
     def restore(self, snapshot):
         """The reverse."""
-        arrays, counts, state, self.last = snapshot
+        arrays, counts, counters, self.last = snapshot
         for array, values in arrays:
             array[...] = values
         for average, count in zip(self.stages.average, counts, strict=True):
             average.n_averaged = count
-        self.set_state(state)
+        vars(self).update(counters)
 
     def saved(self):
         """What a pickle has."""
@@ -195,7 +214,7 @@ class Pipeline:
         pipeline.optimizer, pipeline.stages, pipeline.last = optimizer, saved["stages"], saved["last"]
         pipeline.slow = [copied(array) for array in saved["slow"]]
         pipeline.sum, pipeline.weight, pipeline.in_bound = None, 0.0, False
-        pipeline.set_state({**saved, "slow": ()})
+        vars(pipeline).update({name: saved[name] for name in cls.COUNTERS})
         return pipeline
 
     # ---- what goes together
@@ -214,53 +233,80 @@ class Pipeline:
             raise ValueError(f"no_decay has no meaning for {name}: it has no weight_decay")
         if stages.clip_update is not None and "exp_avg_sq" not in optimizer.state_slots:
             raise ValueError(f"clip_update needs a second moment, exp_avg_sq, which {name} has not")
-        if stages.cautious and optimizer.rule == "rprop":
-            raise ValueError("cautious has no meaning for Rprop: its update always has the sign of the gradient")
-        for average in stages.average:
+        if stages.cautious and optimizer.rule in ALIGNED:
+            raise ValueError(f"cautious has no meaning for {name}: its update always has the sign of the gradient")
+        if stages.lr_scale is not None and optimizer.rule == "rprop":
+            raise ValueError("lr_scale has no meaning for Rprop: lr is only where its step sizes begin")
+        for option in ("centralize", "bounds"):
+            if getattr(stages, option) and self.has_complex():
+                raise ValueError(f"{option} has no meaning for complex parameters")
+        self.check_clip(stages.clip)
+        for i, average in enumerate(stages.average):
             if not hasattr(average, "coefficients") or not hasattr(average, "averages"):
                 raise TypeError(f"average must be an average of fastopt.averages or a list of them, got {average!r}")
-            if len(average.averages) != len(optimizer._plan):
-                raise ValueError(f"average has {len(average.averages)} parameters, the optimizer "
-                                 f"{len(optimizer._plan)}")
+            if any(average is other for other in stages.average[:i]):
+                raise ValueError(f"average has {average!r} twice")
+            averages, params = average.averages, optimizer._plan.params
+            if len(averages) != len(params):
+                raise ValueError(f"average has {len(averages)} parameters, the optimizer {len(params)}")
+            for position, (own, param) in enumerate(zip(averages, params, strict=True)):
+                if own.shape != param.shape or own.dtype != param.dtype:
+                    raise ValueError(f"average of {optimizer._plan.label(position)} must have shape {param.shape} and "
+                                     f"dtype {param.dtype}, got {own.shape} and {own.dtype}")
+
+    def has_complex(self):
+        return any(param.dtype.kind == "c" for param in self.optimizer._plan.params)
+
+    def check_clip(self, clip):
+        if (isinstance(clip, Value) or getattr(clip, "norm_type", 2.0) != 2.0) and self.has_complex():
+            raise ValueError(f"{clip} has no meaning for complex parameters: they have the 2-norm only")
 
     # ---- the tables
 
     def install(self):
         """Shows the stages to the plan; needed again when parameters were added."""
+        self.check()
+        self.grow()
         optimizer, stages, plan = self.optimizer, self.stages, self.optimizer._plan
         self.multipliers = multipliers(stages, plan)
         self.single = stages.clip_update is not None or stages.cautious is True  # each has coefficients of its own
-        kinds = {pair: number for number, pair in enumerate(dict.fromkeys(self.multipliers))}
-        self.variant_of = [i if self.single else kinds[pair] for i, pair in enumerate(self.multipliers)]
+        self.kinds = self.multipliers if self.single else list(dict.fromkeys(self.multipliers))  # of each variant
+        variants = range(len(plan)) if self.single else [self.kinds.index(kind) for kind in self.multipliers]
         self.split_decay = bool(stages.cautious or stages.cautious_weight_decay)
         self.adapts = self.single or self.split_decay or stages.corrected_weight_decay is not None or any(
-            pair != (1.0, 1.0) for pair in self.multipliers)
+            kind != (1.0, 1.0) for kind in self.kinds)
         followers, self.shared = [], []  # shared: (place in the table, its source)
         if stages.cautious:
             followers.append(("cautious", None, False, CAUTIOUS))
         if self.split_decay:
             followers.append(("cautious_decay" if stages.cautious_weight_decay else "decay", None, False, DECAY))
-        if stages.bounds:
-            followers.append(("project", None, False, LOW))
         if stages.lookahead:
-            self.slow += [copied(param) for param in plan.params[len(self.slow):]]
             self.shared.append((len(followers), None))
             followers.append(("lookahead", self.slow, True, -1))
+        bounds = len(followers)
+        if stages.bounds:  # after Lookahead, which may round across them
+            followers.append(("project", None, True, -1))
         for average in stages.average:
             self.shared.append((len(followers), average))
             followers.append(("average", average.averages, True, -1))
         plan.stage(followers, on=True, zero=stages.zero_grad,
                    keeps=bool(stages.cautious or self.split_decay or stages.statistics))
-        plan.set_variants(self.variant_of)
+        if stages.bounds:
+            plan.follow(bounds, stages.bounds)
+        plan.set_variants(variants)
         self.second = optimizer.state_slots.index("exp_avg_sq") if stages.clip_update is not None else 0
-        self.sizes = np.array([max(1, param.size) for param in plan.params], float)
+        self.sizes = np.array([max(1, param.size * (1 + (param.dtype.kind == "c"))) for param in plan.params], float)
 
     # ---- the step
 
     def advance(self, grads, clip=None, grad_scale=None, on_nonfinite=None):
         """Makes the step of `Optimizer._advance` with the stages, or skips it."""
         optimizer, stages, plan = self.optimizer, self.stages, self.optimizer._plan
-        clip = stages.clip if clip is None else as_clip(clip)
+        if clip is None:
+            clip = stages.clip
+        else:
+            clip = as_clip(clip)
+            self.check_clip(clip)
         policy = stages.on_nonfinite if on_nonfinite is None else policies("on_nonfinite", on_nonfinite)
         unscale = 1.0 if grad_scale is None else 1.0 / positive("grad_scale", grad_scale)
         if self.weight:
@@ -282,11 +328,13 @@ class Pipeline:
                 return
             powers, order = self.measure(clip, policy, unscale, record)
             if record.skipped:
+                if stages.zero_grad:
+                    for _, gradient in plan.taken():
+                        gradient[...] = 0
                 plan.release()
             else:
                 self.walk(cohorts, clip, unscale, powers, order, record)
         except BaseException:
-            plan.use_units(None)
             plan.release()
             raise
         self.last = record
@@ -310,6 +358,7 @@ class Pipeline:
                 settled[index] = made if fresh else optimizer._settings(index)
         return [(*cohort[1:], settled[cohort[0]]) for cohort in cohorts]
 
+    @np.errstate(all="ignore")
     def measure(self, clip, policy, unscale, record):
         """Sums |g|^order of each parameter, if anything needs it, and decides whether the step is made."""
         plan = self.optimizer._plan
@@ -318,7 +367,8 @@ class Pipeline:
             return None, 2.0
         order = clip.norm_type if normed else 2.0
         powers, total = plan.powers(order, self.optimizer._num_threads)
-        record.grad_norm = unscale * (total if order == math.inf else total ** (1.0 / order))
+        # np.float64: Python's own power raises where it overflows
+        record.grad_norm = unscale * (total if order == math.inf else float(np.float64(total) ** (1.0 / order)))
         if policy != "propagate" and not math.isfinite(record.grad_norm):
             found = first_nonfinite(plan)
             if found is not None and policy == "raise":
@@ -326,7 +376,7 @@ class Pipeline:
             record.skipped = found is not None
         return powers, order
 
-    def units(self, clip, scale, powers, order, record):
+    def units(self, clip, scale, limit, powers, order, record):
         """The scale and offset of each unit of the gradients, as a fraction of `scale`."""
         plan = self.optimizer._plan
         rows = self.stages.centralize or isinstance(clip, Adaptive)
@@ -334,17 +384,15 @@ class Pipeline:
         lengths, scales = np.diff(first), np.ones(first[-1])
         units = np.stack([scales, np.zeros_like(scales)], axis=1)
         if rows:
-            sums = plan.unit_sums(self.optimizer._num_threads)
-            squares = sums[:, 1]
+            sums = plan.unit_sums(limit / scale if limit else math.inf, self.optimizer._num_threads)
             if self.stages.centralize:
-                sizes = np.repeat([param.size // max(1, count) for param, count in zip(plan.params, lengths,
-                                                                                       strict=True)], lengths)
-                means = np.where(np.repeat([param.ndim > 1 for param in plan.params], lengths), sums[:, 0] / sizes, 0)
-                units[:, 1], squares = means, np.maximum(squares - sizes * means**2, 0.0)
+                sizes = [param.size // max(1, count) if param.ndim > 1 else math.inf
+                         for param, count in zip(plan.params, lengths, strict=True)]
+                units[:, 1] = sums[:, 0] / np.repeat(sizes, lengths)
             if isinstance(clip, Adaptive):
                 most = clip.clip_factor * np.maximum(np.sqrt(sums[:, 2]), clip.eps)
-                norms = np.maximum(scale * np.sqrt(squares), 1e-6)
-                units[:, 0] = np.where(norms <= most, 1.0, most / norms)
+                norms = scale * np.sqrt(sums[:, 1])
+                units[:, 0] = np.where(norms <= most, 1.0, most / np.maximum(norms, 1e-6))
         if isinstance(clip, ParameterNorm):
             norms = scale * (powers if order == math.inf else powers ** (1.0 / order))
             units[:, 0] = np.repeat([shrink(norm, clip.max_norm, clip.eps) for norm in norms], lengths)
@@ -352,6 +400,7 @@ class Pipeline:
             record.clipped = float(np.mean(units[:, 0] != 1.0))
         return units
 
+    @np.errstate(all="ignore")
     def walk(self, cohorts, clip, unscale, powers, order, record):
         """Answers the plan, and steps; before it, a dry pass where a stage must know the whole update."""
         optimizer, stages, plan = self.optimizer, self.stages, self.optimizer._plan
@@ -361,18 +410,17 @@ class Pipeline:
             record.clipped, scale = float(ratio != 1.0), scale * ratio
         limit = clip.clip_value if isinstance(clip, Value) else 0.0
         if stages.centralize or isinstance(clip, (ParameterNorm, Adaptive)):
-            plan.use_units(self.units(clip, scale, powers, order, record))
+            plan.use_units(self.units(clip, scale, limit, powers, order, record))
         answers = self.answers(cohorts, scale, limit)
         if plan.unready:
             optimizer._give_states(plan.missing())
         if self.single:
             agreement, ratio = stages.cautious is True, stages.clip_update is not None
             plan.take_sums(measures=("agreement",) * agreement + ("ratio",) * ratio, state=self.second)
-            plan.run(answers, threads, dry=True)
-            sums = plan.sums()[:, 2:] / self.sizes[:, None]
-            rms = np.sqrt(sums[:, int(agreement)]) / (stages.clip_update or 1.0)
-            answers = self.answers(cohorts, scale, limit, shares=sums[:, 0] if agreement else None,
-                                   slower=np.where(rms <= 1.0, 1.0, 1.0 / rms) if ratio else None)
+            means = plan.run(answers, threads, dry=True)[:, 2:] / self.sizes[:, None]
+            rms = np.sqrt(means[:, int(agreement)])
+            answers = self.answers(cohorts, scale, limit, shares=means[:, 0] if agreement else None,
+                                   slower=1.0 / np.maximum(rms / stages.clip_update, 1.0) if ratio else None)
         for place, average in self.shared:
             if average is None:
                 steps, share = stages.lookahead
@@ -384,16 +432,14 @@ class Pipeline:
             plan.take_sums(gradient=squares is None, param=True, measures=("update",))
         elif self.single:
             plan.take_sums()
-        plan.run(answers, threads)
+        sums = plan.run(answers, threads)
         optimizer._count += 1
         for average in stages.average:
             average.n_averaged += 1
-        plan.use_units(None)
         if stages.statistics:
-            sums = plan.sums()[:, :3]
             if squares is not None:
                 sums[:, 0] = squares
-            self.take_statistics(sums, unscale, record)
+            self.take_statistics(sums[:, :3], unscale, record)
 
     def take_statistics(self, sums, unscale, record):
         """Writes down the norms of each group, from sum g^2, sum p^2 and sum of squared updates of each parameter."""
@@ -416,7 +462,7 @@ class Pipeline:
         answers = []
         for (step, scalars, settled), variant in zip(cohorts, optimizer._plan.variants(), strict=True):
             settings, (sign, decay), _ = settled
-            follow = [1.0, 0.0, *(stages.bounds or (0.0, 0.0))]
+            follow = [1.0, 0.0]
             if self.adapts:
                 settings, follow[DECAY] = self.adapted(settings, variant, slower)
                 decay = optimizer.coupled_decay(settings)
@@ -435,13 +481,14 @@ class Pipeline:
     def adapted(self, settings, variant, slower):
         """The settings of a variant, and the decay that a stage takes over from the rule."""
         stages, settings = self.stages, dict(settings)
-        lr_scale, decay_scale = self.multipliers[self.variant_of.index(variant)]
-        settings["lr"] *= lr_scale * (1.0 if slower is None else float(slower[variant]))
+        lr_scale, decay_scale = self.kinds[variant]
         taken = 0.0
         if "weight_decay" in settings:
             settings["weight_decay"] *= decay_scale
             if stages.corrected_weight_decay is not None:
                 settings["weight_decay"] *= settings["lr"] / stages.corrected_weight_decay
+        settings["lr"] *= lr_scale * (1.0 if slower is None else float(slower[variant]))
+        if "weight_decay" in settings:
             if self.split_decay and settings.get("decoupled_weight_decay"):
                 taken, settings["weight_decay"] = settings["lr"] * settings["weight_decay"], 0.0
         return settings, taken
@@ -465,7 +512,9 @@ class Pipeline:
             grads = self.optimizer._arrange(grads)
             if self.sum is None:
                 self.sum = Plan("accumulate")
-                self.sum.extend([full_like(param, 0.0) for param in plan.params], plan.names, 0)
+            if len(self.sum) < len(plan):
+                new = slice(len(self.sum), None)
+                self.sum.extend([full_like(param, 0.0) for param in plan.params[new]], plan.names[new], 0)
             cohorts = self.sum.begin(grads)
             try:
                 self.sum.run([((1.0, 0.0), (weight, float(step == 1)), ()) for _, step, _ in cohorts],
@@ -479,7 +528,8 @@ class Pipeline:
         """The gradients that were accumulated: None are those bound."""
         if self.in_bound:
             return None
-        return [array if self.sum.get_step(i) else None for i, array in enumerate(self.sum.params)]
+        given = [array if self.sum.get_step(i) else None for i, array in enumerate(self.sum.params)]
+        return given + [None] * (len(self.optimizer._plan) - len(given))  # of parameters that were added since
 
     def forget(self):
         """Begins a new accumulation."""
@@ -508,6 +558,7 @@ def copied(param):
 def multipliers(stages, plan):
     """(of the learning rate, of the weight decay) for each parameter."""
     rate = scale_of(stages.lr_scale, plan)
+    check_matches("no_decay", [rule for rule in stages.no_decay if isinstance(rule, str)], plan)
     keep = [0.0 if excluded(stages.no_decay, plan.names[i], param) else 1.0 for i, param in enumerate(plan.params)]
     return list(zip(rate, keep, strict=True))
 
@@ -518,15 +569,18 @@ def excluded(no_decay, name, param):
         if isinstance(rule, int):
             if param.ndim <= rule:
                 return True
-        elif fnmatch.fnmatchcase(named(name, "no_decay"), rule):
+        elif fnmatch.fnmatchcase(name, rule):
             return True
     return False
 
 
-def named(name, option):
-    if name is None:
-        raise ValueError(f"{option} has patterns of names, but the parameters have no names")
-    return name
+def check_matches(option, patterns, plan):
+    """Raises unless every pattern is the name of a parameter."""
+    for pattern in patterns:
+        if None in plan.names:
+            raise ValueError(f"{option} has patterns of names, but the parameters have no names")
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in plan.names):
+            raise ValueError(f"{option} has {pattern!r}, which matches no parameter of {', '.join(plan.names)}")
 
 
 def scale_of(lr_scale, plan):
@@ -534,9 +588,13 @@ def scale_of(lr_scale, plan):
     if lr_scale is None:
         return [1.0] * len(plan)
     if isinstance(lr_scale, Mapping):
+        check_matches("lr_scale", lr_scale, plan)
         checked = {pattern: nonnegative(f"lr_scale[{pattern!r}]", scale) for pattern, scale in lr_scale.items()}
         return [next((scale for pattern, scale in checked.items()
-                      if fnmatch.fnmatchcase(named(name, "lr_scale"), pattern)), 1.0) for name in plan.names]
+                      if fnmatch.fnmatchcase(name, pattern)), 1.0) for name in plan.names]
+    if not isinstance(lr_scale, Sequence) or isinstance(lr_scale, str):
+        raise TypeError("lr_scale must be a mapping of patterns of names to numbers, or one number for each parameter, "
+                        f"got {lr_scale!r}")
     scales = [nonnegative("lr_scale", scale) for scale in lr_scale]
     if len(scales) != len(plan):
         raise ValueError(f"lr_scale must have {len(plan)} numbers, one for each parameter, got {len(scales)}")

@@ -28,14 +28,14 @@ class WholePipeline(Pipeline):
         super().check()
 
     def install(self):
-        params = self.optimizer._plan.params
-        if self.stages.lookahead:
-            self.slow += [param.copy() for param in params[len(self.slow):]]
+        self.check()
+        self.grow()
         self.optimizer._plan.stage([], on=True, zero=self.stages.zero_grad)
 
     def settled(self, cohorts):
         return cohorts
 
+    @np.errstate(all="ignore")
     def walk(self, cohorts, clip, unscale, powers, order, record):
         optimizer, stages, plan = self.optimizer, self.stages, self.optimizer._plan
         given = plan.taken()
@@ -45,13 +45,13 @@ class WholePipeline(Pipeline):
         plan.release()
         before = [param.copy() for param in plan.params] if stages.statistics else []
         optimizer._advance(grads)
-        if stages.bounds:
-            for i, _ in given:
-                np.clip(plan.params[i], *stages.bounds, out=plan.params[i])
         if stages.lookahead and optimizer.step_count % stages.lookahead[0] == 0:
             for slow, param in zip(self.slow, plan.params, strict=True):
                 slow += stages.lookahead[1] * (param - slow)
                 param[...] = slow
+        if stages.bounds:
+            for param in plan.params:
+                np.clip(param, *stages.bounds, out=param)
         for average in stages.average:
             average.update()
         if stages.statistics:
@@ -74,16 +74,14 @@ class WholePipeline(Pipeline):
         ratios = []
         for i, grad in given:
             rows = tuple(range(1, grad.ndim)) or None
-            if self.stages.centralize and grad.ndim > 1:
-                grad = grad - grad.mean(axis=rows, keepdims=True, dtype=np.float64).astype(grad.dtype)
             if scale != 1.0:
                 grad = grad * grad.dtype.type(scale)
             if isinstance(clip, ParameterNorm):
-                norm = abs(scale) * (powers[i] if order == math.inf else powers[i] ** (1.0 / order))
+                norm = scale * (powers[i] if order == math.inf else powers[i] ** (1.0 / order))
                 ratios.append(shrink(norm, clip.max_norm, clip.eps))
                 grad = grad * grad.dtype.type(ratios[-1])
             elif isinstance(clip, Adaptive):
-                norms = [np.sqrt(np.sum(np.square(x, dtype=np.float64), axis=rows, keepdims=True))
+                norms = [np.sqrt(np.sum(np.square(np.abs(x), dtype=np.float64), axis=rows, keepdims=True))
                          for x in (self.optimizer._plan.params[i], grad)]
                 most = clip.clip_factor * np.maximum(norms[0], clip.eps)
                 ratio = np.where(norms[1] <= most, 1.0, most / np.maximum(norms[1], 1e-6))
@@ -91,6 +89,8 @@ class WholePipeline(Pipeline):
                 grad = (grad * ratio).astype(grad.dtype)
             elif isinstance(clip, Value):
                 grad = np.clip(grad, -clip.clip_value, clip.clip_value)
+            if self.stages.centralize and grad.ndim > 1:
+                grad = grad - grad.mean(axis=rows, keepdims=True, dtype=np.float64).astype(grad.dtype)
             yield i, grad
         if ratios:
             record.clipped = float(np.mean(np.array(ratios) != 1.0))
@@ -102,4 +102,4 @@ class WholePipeline(Pipeline):
 
 
 def squares(array):
-    return float(np.sum(np.square(array, dtype=np.float64)))
+    return float(np.sum(np.square(np.abs(array), dtype=np.float64)))
