@@ -427,6 +427,7 @@ cdef class Plan:
     cdef readonly str level
     cdef bint takes_dense, takes_sparse
     cdef object on_sparse          # see accept(); or None
+    cdef char **cleared            # gradients in whose memory nothing else lies; NULL: not known
     cdef Py_ssize_t room_sums
     cdef Py_ssize_t unit_count
     cdef list followers            # keeps the arrays of the stages alive
@@ -463,6 +464,7 @@ cdef class Plan:
         PyMem_Free(self.bound)
         PyMem_Free(self.fresh)
         PyMem_Free(self.walk.sums)
+        PyMem_Free(self.cleared)
         for i in range(self.walk.followers):
             PyMem_Free(self.walk.follower[i].memory)
 
@@ -514,6 +516,8 @@ cdef class Plan:
         every = self.names + names
         check_overlap(self.params + params, lambda i: called(i, every[i]))
         self.stage([])
+        PyMem_Free(self.cleared)
+        self.cleared = NULL
         self.reserve(first + len(params))
         self.params += params
         self.names += names
@@ -563,6 +567,8 @@ cdef class Plan:
                 )
         check_overlap(params, self.label)
         self.params[:] = params
+        PyMem_Free(self.cleared)
+        self.cleared = NULL
         for i in range(self.walk.count):
             self.point(i, params[i])
 
@@ -837,15 +843,34 @@ cdef class Plan:
                  numbers(self.walk.cohorts[k].scalar, self.scalars)) for k in range(self.cohort_count)]
 
     cdef check_clearing(self, list gradients):
-        """Raises unless the gradients can be cleared and nothing else lies in their memory."""
-        cdef Py_ssize_t count = self.walk.count
+        """Raises unless the gradients can be cleared and nothing else lies in their memory.
+
+        Gradients that are where they were when this was last found are not sorted again.
+        """
+        cdef Py_ssize_t i, count = self.walk.count
+        cdef bint known = self.cleared != NULL
+        cdef void *memory
+        for i in range(count):
+            if self.walk.gradients[i].width != 0:
+                array = gradients[i]
+                if not cnp.PyArray_CheckExact(array):
+                    array = as_array(array, f"gradient of {self.label(i)}")
+                if not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>array):
+                    raise ValueError(f"gradient of {self.label(i)} is read-only: it cannot be cleared")
+                known = known and self.cleared[i] == self.walk.gradients[i].data
+        if known:
+            return
+        PyMem_Free(self.cleared)
+        self.cleared = NULL
         arrays = [np.empty(0) if given is None else as_array(given, f"gradient of {self.label(i)}")
                   for i, given in enumerate(gradients)]
-        for i, array in enumerate(arrays):
-            if not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>array):
-                raise ValueError(f"gradient of {self.label(i)} is read-only: it cannot be cleared")
         check_overlap(arrays + self.params,
                       lambda i: f"gradient of {self.label(i)}" if i < count else self.label(i - count))
+        memory = PyMem_Realloc(NULL, count * sizeof(char*))
+        if memory != NULL:
+            self.cleared = <char**>memory
+            for i in range(count):
+                self.cleared[i] = self.walk.gradients[i].data
 
     cdef changed_parameter(self, Py_ssize_t i, cnp.ndarray param):
         if not cnp.PyArray_ISWRITEABLE(param):
@@ -1027,31 +1052,48 @@ cdef class Plan:
             self.walk.staged = staged
 
     def powers(self, double order, num_threads=None):
-        """sum |g|^order of the gradient of each parameter, 0 without one, and the sum of these.
+        """sum |g|^order of all gradients: of those of each parameter, summed in turn.
 
-        For an infinite order they are the largest |g| of each, and the largest of all.
+        For an infinite order it is the largest |g|.
         """
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, k
         cdef bint largest = order > DBL_MAX
-        cdef double total = 0
-        cdef double[:, ::1] each
+        cdef double total = 0, own
         self.reserve_sums(0)
         self.walk.order = order
         self.sweep(BLOCKS, num_threads)
-        each = result = self.collect(1, largest, True)
         for i in range(self.walk.count):
+            if self.walk.gradients[i].width != 0:
+                own = self.gather(i, 0, largest)
+                if not largest:
+                    total += own
+                elif own > total or own != own:
+                    total = own
+                    if total != total:
+                        break
+        return total
+
+    def each_power(self, double order):
+        """What powers() has just summed, for each parameter; 0 without a gradient."""
+        return self.collect(1, order > DBL_MAX, True)[:, 0]
+
+    cdef double gather(self, Py_ssize_t i, int j, bint largest) noexcept:
+        """The sum over its blocks, or the largest of them, of number `j` of parameter `i`."""
+        cdef double result = 0, x
+        cdef Py_ssize_t k
+        for k in range(self.walk.items[i].block, self.walk.items[i].block + blocks(self.walk.items[i].size)):
+            x = self.walk.sums[k * MEASURES + j]
             if not largest:
-                total += each[i, 0]
-            elif each[i, 0] > total or each[i, 0] != each[i, 0]:
-                total = each[i, 0]
-                if total != total:
+                result += x
+            elif x > result or x != x:
+                result = x
+                if x != x:
                     break
-        return result[:, 0], total
+        return result
 
     cdef collect(self, Py_ssize_t columns, bint largest, bint gradient):
-        cdef Py_ssize_t i, j, k
+        cdef Py_ssize_t i, j
         cdef double[:, ::1] out
-        cdef double x
         cdef bint given
         result = np.zeros((self.walk.count, columns))
         out = result
@@ -1063,15 +1105,7 @@ cdef class Plan:
                 if not gradient and not (self.walk.sum_gradient if j == 0 else self.walk.sum_param if j == 1
                                          else j - 2 < self.walk.measures):
                     continue
-                for k in range(self.walk.items[i].block,
-                               self.walk.items[i].block + blocks(self.walk.items[i].size)):
-                    x = self.walk.sums[k * MEASURES + j]
-                    if not largest:
-                        out[i, j] += x
-                    elif x > out[i, j] or x != x:
-                        out[i, j] = x
-                        if x != x:
-                            break
+                out[i, j] = self.gather(i, j, largest)
         return result
 
     def divide(self, bint rows):

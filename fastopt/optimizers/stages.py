@@ -366,7 +366,7 @@ class Pipeline:
         if not normed and policy == "propagate":
             return None, 2.0
         order = clip.norm_type if normed else 2.0
-        powers, total = plan.powers(order, self.optimizer._num_threads)
+        total = plan.powers(order, self.optimizer._num_threads)
         # np.float64: Python's own power raises where it overflows
         record.grad_norm = unscale * (total if order == math.inf else float(np.float64(total) ** (1.0 / order)))
         if policy != "propagate" and not math.isfinite(record.grad_norm):
@@ -374,7 +374,8 @@ class Pipeline:
             if found is not None and policy == "raise":
                 raise NonFiniteGradient(found)
             record.skipped = found is not None
-        return powers, order
+        kept = self.stages.statistics or isinstance(clip, ParameterNorm)
+        return plan.each_power(order) if kept else None, order
 
     def units(self, clip, scale, limit, powers, order, record):
         """The scale and offset of each unit of the gradients, as a fraction of `scale`."""
@@ -509,7 +510,8 @@ class Pipeline:
         else:
             if self.in_bound:
                 raise ValueError("accumulate() was called without grads before this one with")
-            grads = self.optimizer._arrange(grads)
+            if not (type(grads) is list and self.optimizer._plain):
+                grads = self.optimizer._arrange(grads)
             if self.sum is None:
                 self.sum = Plan("accumulate")
             if len(self.sum) < len(plan):
