@@ -29,8 +29,25 @@ INSTRUCTIONS = {
 }
 
 
+# and each stage, sum and measure, by the name of its function
+STAGES = {
+    "average": ("mulp", "subp", "addp"),
+    "cautious": ("mulp", "subp", "addp"),
+    "decay": ("mulp", "subp"),
+    "cautious_decay": ("mulp", "subp", r"cmp\w*p"),
+    "project": (r"minp|cmp\w*p",),
+    "lookahead": ("mulp", "subp", "addp"),
+}
+SUMS = {"power_sum": ("mulp", "addp"), "limited_sum": ("addp", r"minp|maxp|cmp\w*p")}  # the power: of order 1 and 2
+MEASURES = {"moved_sum": ("subp", "mulp", "addp"), "agreement": (r"cmp\w*p",), "ratio_sum": ("mulp", "divp", "addp")}
+
+
 def test_every_rule_is_looked_at():
-    assert set(INSTRUCTIONS) == set(simd.table(simd.level()).RULES) - {"traffic"}
+    table = simd.table(simd.level())
+    assert set(INSTRUCTIONS) == set(table.RULES) - {"traffic"}
+    assert set(STAGES) == set(table.STAGES)
+    assert len(SUMS) == len(table.SUMS)
+    assert len(MEASURES) == len(table.MEASURES)
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +86,22 @@ def test_a_rule_is_vector_code(level, rule, fused, disassembly):
     for instruction in INSTRUCTIONS[rule]:
         assert re.search(rf"v?{instruction}{kind} .*%{REGISTERS[level]}\d", code), instruction
     assert "call" not in re.sub(r"call.*(stack_chk|__x86)", "", code), "a loop calls a function"
+
+
+@pytest.mark.skipif(not cpu.IS_X86, reason="x86-64 only")
+@pytest.mark.parametrize("stage", [*STAGES, *SUMS, *MEASURES, "prepare"])
+@pytest.mark.parametrize("fused", [0, 1], ids=["float32", "float64"])
+@pytest.mark.parametrize("level", REGISTERS)
+def test_a_stage_is_vector_code(level, stage, fused, disassembly):
+    summed = stage in SUMS or stage in MEASURES
+    names = ["0_0", "1_1"][fused] if stage == "prepare" else fused
+    code = function(disassembly(level), stage, names)
+    assert code, "not in the symbol table"
+    kinds = "d" if summed and stage != "agreement" else "sd"[fused]  # sums are in double
+    for instruction in {**STAGES, **SUMS, **MEASURES, "prepare": ("mulp", "subp", "addp")}[stage]:
+        assert re.search(rf"v?({instruction}){kinds}\b.*%{REGISTERS[level]}\d", code), instruction
+    calls = re.findall(r"call.*", re.sub(r"call.*(stack_chk|__x86|pow|largest|total)", "", code))
+    assert not calls, "a loop calls a function"
 
 
 @pytest.mark.skipif(not cpu.IS_X86, reason="x86-64 only")

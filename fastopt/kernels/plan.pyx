@@ -198,9 +198,10 @@ cdef void prepare_units(const Walk *w, const Item *item, const Gradient *gradien
             m = lo + n - at
         own = w.units + 2 * (item.first_unit + at // item.unit)
         c.f64[0] = cohort.prepare.f64[0] * own[0]
-        c.f64[2] = cohort.prepare.f64[0] * own[0] * own[1]
+        c.f64[2] = c.f64[0] * own[1]
         c.f64[3] = cohort.prepare.f64[3] if cohort.prepare.f64[3] != 0 else INFINITY
-        c.f32[0], c.f32[2], c.f32[3] = <float>c.f64[0], <float>c.f64[2], <float>c.f64[3]
+        c.f32[0], c.f32[3] = <float>c.f64[0], <float>c.f64[3]
+        c.f32[2] = c.f32[0] * <float>own[1]  # rounded as an element is: equal ones leave exactly 0
         own_c = <const void*>c.f64 if item.width == 8 else <const void*>c.f32
         prepare(out + (at - lo) * item.width, gradient.data + at * gradient.width, item.param + at * item.width, m,
                 own_c)

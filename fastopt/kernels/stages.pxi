@@ -7,10 +7,12 @@
 # h = limit(scale g) - offset + decay p: maximize, scaling, clipping, centering, coupled weight decay and the dtype
 # of the gradient, in one pass in L1. The limit, of absolute value, is infinite where there is none; NaN passes.
 cdef inline float limit32(float x, float most) noexcept nogil:
-    return most if x > most else (-most if x < -most else x)
+    cdef float low = -most if x < -most else x
+    return most if low > most else low
 
 cdef inline double limit64(double x, double most) noexcept nogil:
-    return most if x > most else (-most if x < -most else x)
+    cdef double low = -most if x < -most else x
+    return most if low > most else low
 
 cdef inline loop prepare_loop(vec h, source g, vec p, Py_ssize_t n, vec c, bint decay, bint more) noexcept nogil:
     cdef Py_ssize_t i

@@ -63,7 +63,7 @@ class Stages:
             "zero_grad": flag("zero_grad", self.zero_grad),
             "accumulation": one_of("mean", "sum")("accumulation", self.accumulation),
             "centralize": flag("centralize", self.centralize),
-            "cautious": self.cautious if self.cautious == "unscaled" else flag("cautious", self.cautious),
+            "cautious": true_false_unscaled("cautious", self.cautious),
             "cautious_weight_decay": flag("cautious_weight_decay", self.cautious_weight_decay),
             "corrected_weight_decay": optional(positive)("corrected_weight_decay", self.corrected_weight_decay),
             "no_decay": patterns_or_dimensions(self.no_decay),
@@ -73,6 +73,12 @@ class Stages:
             "statistics": flag("statistics", self.statistics),
         }.items():
             object.__setattr__(self, name, value)
+
+
+def true_false_unscaled(name, value):
+    if not isinstance(value, (bool, str)) or value not in (True, False, "unscaled"):
+        raise TypeError(f"{name} must be True, False or 'unscaled', got {value!r}")
+    return value
 
 
 def optional(check):
@@ -242,7 +248,7 @@ class Pipeline:
                 raise ValueError(f"{option} has no meaning for complex parameters")
         self.check_clip(stages.clip)
         for i, average in enumerate(stages.average):
-            if not hasattr(average, "coefficients") or not hasattr(average, "averages"):
+            if isinstance(average, type) or not hasattr(average, "coefficients"):
                 raise TypeError(f"average must be an average of fastopt.averages or a list of them, got {average!r}")
             if any(average is other for other in stages.average[:i]):
                 raise ValueError(f"average has {average!r} twice")
