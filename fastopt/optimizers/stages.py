@@ -145,6 +145,8 @@ class Pipeline:
 
     def __init__(self, optimizer, stages, before=None):
         self.optimizer, self.stages = optimizer, stages
+        self.idle = stages == Stages()
+        self.group_of = ()  # of each parameter, once statistics need it
         self.last = Step()
         self.steps = self.skipped = self.skipped_in_a_row = 0
         self.clipped = 0.0
@@ -218,6 +220,7 @@ class Pipeline:
         """The reverse. Tables are made at the next step: an average may itself be on its way out of the pickle."""
         pipeline = object.__new__(cls)
         pipeline.optimizer, pipeline.stages, pipeline.last = optimizer, saved["stages"], saved["last"]
+        pipeline.idle, pipeline.group_of = pipeline.stages == Stages(), ()
         pipeline.slow = [copied(array) for array in saved["slow"]]
         pipeline.sum, pipeline.weight, pipeline.in_bound = None, 0.0, False
         vars(pipeline).update({name: saved[name] for name in cls.COUNTERS})
@@ -308,6 +311,13 @@ class Pipeline:
     def advance(self, grads, clip=None, grad_scale=None, on_nonfinite=None):
         """Makes the step of `Optimizer._advance` with the stages, or skips it."""
         optimizer, stages, plan = self.optimizer, self.stages, self.optimizer._plan
+        if self.idle and clip is None and grad_scale is None and on_nonfinite is None and not self.weight:
+            if plan.staged:
+                plan.stage([])
+            optimizer._advance(grads)
+            self.last = Step()
+            self.steps += 1
+            return
         if clip is None:
             clip = stages.clip
         else:
@@ -364,7 +374,6 @@ class Pipeline:
                 settled[index] = made if fresh else optimizer._settings(index)
         return [(*cohort[1:], settled[cohort[0]]) for cohort in cohorts]
 
-    @np.errstate(all="ignore")
     def measure(self, clip, policy, unscale, record):
         """Sums |g|^order of each parameter, if anything needs it, and decides whether the step is made."""
         plan = self.optimizer._plan
@@ -373,8 +382,7 @@ class Pipeline:
             return None, 2.0
         order = clip.norm_type if normed else 2.0
         total = plan.powers(order, self.optimizer._num_threads)
-        # np.float64: Python's own power raises where it overflows
-        record.grad_norm = unscale * (total if order == math.inf else float(np.float64(total) ** (1.0 / order)))
+        record.grad_norm = unscale * root(total, order)
         if policy != "propagate" and not math.isfinite(record.grad_norm):
             found = first_nonfinite(plan)
             if found is not None and policy == "raise":
@@ -383,6 +391,7 @@ class Pipeline:
         kept = self.stages.statistics or isinstance(clip, ParameterNorm)
         return plan.each_power(order) if kept else None, order
 
+    @np.errstate(all="ignore")
     def units(self, clip, scale, limit, powers, order, record):
         """The scale and offset of each unit of the gradients, as a fraction of `scale`."""
         plan = self.optimizer._plan
@@ -402,12 +411,12 @@ class Pipeline:
                 units[:, 0] = np.where(norms <= most, 1.0, most / np.maximum(norms, 1e-6))
         if isinstance(clip, ParameterNorm):
             norms = scale * (powers if order == math.inf else powers ** (1.0 / order))
-            units[:, 0] = np.repeat([shrink(norm, clip.max_norm, clip.eps) for norm in norms], lengths)
+            ratios = clip.max_norm / (norms + clip.eps)
+            units[:, 0] = np.repeat(np.where(ratios > 1.0, 1.0, ratios), lengths)
         if isinstance(clip, (ParameterNorm, Adaptive)) and len(units):
             record.clipped = float(np.mean(units[:, 0] != 1.0))
         return units
 
-    @np.errstate(all="ignore")
     def walk(self, cohorts, clip, unscale, powers, order, record):
         """Answers the plan, and steps; before it, a dry pass where a stage must know the whole update."""
         optimizer, stages, plan = self.optimizer, self.stages, self.optimizer._plan
@@ -425,9 +434,10 @@ class Pipeline:
             agreement, ratio = stages.cautious is True, stages.clip_update is not None
             plan.take_sums(measures=("agreement",) * agreement + ("ratio",) * ratio, state=self.second)
             means = plan.run(answers, threads, dry=True)[:, 2:] / self.sizes[:, None]
-            rms = np.sqrt(means[:, int(agreement)])
-            answers = self.answers(cohorts, scale, limit, shares=means[:, 0] if agreement else None,
-                                   slower=1.0 / np.maximum(rms / stages.clip_update, 1.0) if ratio else None)
+            with np.errstate(all="ignore"):
+                rms = np.sqrt(means[:, int(agreement)])
+                slower = 1.0 / np.maximum(rms / stages.clip_update, 1.0) if ratio else None
+            answers = self.answers(cohorts, scale, limit, means[:, 0] if agreement else None, slower)
         for place, average in self.shared:
             if average is None:
                 steps, share = stages.lookahead
@@ -442,17 +452,18 @@ class Pipeline:
         sums = plan.run(answers, threads)
         optimizer._count += 1
         for average in stages.average:
-            average.n_averaged += 1
+            average._n_averaged += 1  # without the checks of its setter
         if stages.statistics:
             if squares is not None:
                 sums[:, 0] = squares
             self.take_statistics(sums[:, :3], unscale, record)
 
+    @np.errstate(all="ignore")
     def take_statistics(self, sums, unscale, record):
         """Writes down the norms of each group, from sum g^2, sum p^2 and sum of squared updates of each parameter."""
-        groups = self.groups()
-        by_group = np.zeros((max(groups) + 1, 3))
-        np.add.at(by_group, groups, sums)
+        if len(self.group_of) != len(sums):
+            self.group_of = self.groups()
+        by_group = np.stack([np.bincount(self.group_of, column) for column in sums.T], axis=1)
         norms = np.sqrt(by_group) * (unscale, 1.0, 1.0)
         record.grad_norms, record.param_norms, record.update_norms = (column.tolist() for column in norms.T)
         if record.grad_norm is None:
@@ -545,6 +556,16 @@ class Pipeline:
         if self.sum is not None:
             for i in range(len(self.sum)):
                 self.sum.set_step(i, 0)
+
+
+def root(total, order):
+    """The norm of an order whose powers have this sum."""
+    if order == 2.0:
+        return math.sqrt(total)
+    try:
+        return total if order == math.inf else total ** (1.0 / order)
+    except OverflowError:
+        return math.inf
 
 
 def first_nonfinite(plan):
