@@ -44,8 +44,8 @@ cdef extern from *:
     """
     /* What a step of many small arrays costs is the look at their headers: one pass over both, and no references
        taken. UNMOVED: the parameter is where it was and can be written. ALIKE: the gradient is as most are, a plain
-       array of the very dtype and shape of its parameter, in other memory. */
-    enum { FASTOPT_UNMOVED = 1, FASTOPT_ALIKE = 2 };
+       array of the very dtype and shape of its parameter, in other memory. WRITEABLE: and so is it. */
+    enum { FASTOPT_UNMOVED = 1, FASTOPT_ALIKE = 2, FASTOPT_WRITEABLE = 4 };
     static inline int fastopt_look(PyObject *param, PyObject *gradient, const char *memory, Py_ssize_t bytes) {
       PyArrayObject *p = (PyArrayObject *)param, *g = (PyArrayObject *)gradient;
       const int dimensions = PyArray_NDIM(p);
@@ -63,7 +63,7 @@ cdef extern from *:
         size *= shape[k];
         alike &= shape[k] == other[k];
       }
-      if (alike) seen = FASTOPT_ALIKE;
+      if (alike) seen = FASTOPT_ALIKE | (PyArray_ISWRITEABLE(g) ? FASTOPT_WRITEABLE : 0);
       if (PyArray_BYTES(p) == memory && size == bytes && PyArray_ISCARRAY(p)) seen |= FASTOPT_UNMOVED;
       return seen;
     }
@@ -71,6 +71,7 @@ cdef extern from *:
     enum:
         UNMOVED "FASTOPT_UNMOVED"
         ALIKE "FASTOPT_ALIKE"
+        WRITEABLE "FASTOPT_WRITEABLE"
     int fastopt_look(PyObject *param, PyObject *gradient, const char *memory, Py_ssize_t bytes) noexcept
     PyObject *PyList_GET_ITEM(list items, Py_ssize_t i) noexcept  # borrowed; Cython's own takes a reference
 
@@ -790,6 +791,7 @@ cdef class Plan:
         """
         cdef Py_ssize_t i, k
         cdef int seen
+        cdef bint clear
         cdef Item *item
         cdef Gradient *gradient
         cdef PyObject *param
@@ -806,6 +808,7 @@ cdef class Plan:
             raise ValueError("step() needs grads: none were given and none are bound (see bind_grads)")
         self.cohort_count = 0
         self.elements = 0
+        clear = self.walk.zero and self.cleared != NULL  # the gradients are known to overlap nothing
         for i in range(self.walk.count):
             item = &self.walk.items[i]
             gradient = &self.walk.gradients[i]
@@ -823,6 +826,8 @@ cdef class Plan:
                         self.wrong_count(gradients)
             if gradient.width == 0 and not self.walk.staged:
                 continue
+            if clear:
+                clear = seen & WRITEABLE and self.cleared[i] == gradient.data
             if not seen & UNMOVED:
                 self.changed_parameter(i, <cnp.ndarray>param)
             if gradient.width == 0:  # a stage after the rule may visit it nevertheless
@@ -835,7 +840,7 @@ cdef class Plan:
             if k < 0:
                 k = self.new_cohort(item)
             item.cohort = <int>k
-        if self.walk.zero:
+        if self.walk.zero and not clear:
             self.check_clearing(self.bound_gradients if gradients is None else gradients)
         if gradients is not None and self.elements >= HOLD_GIL:
             self.given = gradients[:]  # while the GIL is not held, another thread may change the list
