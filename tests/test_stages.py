@@ -1021,6 +1021,12 @@ def test_gradients_that_cannot_be_cleared_are_refused():
     rows[1][3].flags.writeable = True
     optimizer.step()
     assert all(np.all(g == 0) for g in rows[1])
+    # what was fine apart is not so together
+    memory = [memory[:17], memory[16:].reshape(2, 3, 4)]
+    optimizer.step([*rows[0][:3], memory[0], None])
+    optimizer.step([*rows[0][:3], None, memory[1]])
+    with pytest.raises(ValueError, match="gradient of parameter 3 and gradient of parameter 4 share memory"):
+        optimizer.step([*rows[0][:3], *memory])
 
 
 def test_gradients_are_cleared_after_they_were_used_with_every_stage():
@@ -1093,3 +1099,113 @@ def test_reference_steps_are_what_is_left_without_stages():
         optimizer.step(row, grad_scale=1.0)
     reference_steps(method, twins, rows)
     compare(params, twins)
+
+
+def test_asking_for_the_last_step_sets_nothing():
+    optimizer = SGD(np.ones(2))
+    assert optimizer.last_step.grad_norm is None
+    assert optimizer._pipeline is None
+
+
+# ---- methods without a compiled rule: the same calls by hand
+
+WHOLE = {
+    "Adafactor": lambda params: fastopt.Adafactor(params, lr=0.1, weight_decay=0.1),
+    "Muon": lambda params: fastopt.Muon({name: p for name, p in params.items() if p.ndim == 2}, lr=0.05),
+    "MuonAdamW": lambda params: fastopt.MuonAdamW(params, muon={"lr": 0.05}, adamw={"lr": 0.01}),
+}
+WHOLE_STAGES = [name for name, stages in STAGES.items()
+                if not {"no_decay", "lr_scale", "clip_update", "cautious", "cautious_weight_decay",
+                        "corrected_weight_decay"} & set(stages)]
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+@pytest.mark.parametrize("name", WHOLE_STAGES)
+def test_stages_of_whole_methods_are_the_calls_by_hand(kind, name):
+    stages = STAGES[name]
+    params, rows = inputs(STEPS, shapes=SHAPES, seed=1)
+    shown = [i for i, p in enumerate(params) if p.ndim == 2 or kind != "Muon"]
+    params, rows = [params[i] for i in shown], [[row[i] for i in shown] for row in rows]
+    twins = copies(params)
+    optimizer, twin = (WHOLE[kind](dict(zip([NAMES[i] for i in shown], given, strict=True)))
+                       for given in (params, twins))
+    averages = [average(optimizer) for average in stages.get("average", ())]
+    others = [average(twin) for average in stages.get("average", ())]
+    optimizer.set_stages(**{**stages, "average": averages})
+    slow = copies(twins)
+    for count, row in enumerate(rows, 1):
+        scaled = [None if g is None else np.asarray(g * 3.0) for g in row]
+        grads = [g if g is None or not stages.get("centralize") or g.ndim < 2
+                 else g - g.mean(axis=tuple(range(1, g.ndim)), keepdims=True)
+                 for g in clipped(row, twins, stages.get("clip"))]
+        before = copies(twins)
+        twin.step([None if g is None else np.asarray(g) for g in grads])
+        if "lookahead" in stages and count % stages["lookahead"][0] == 0:
+            for own, param in zip(slow, twins, strict=True):
+                own += stages["lookahead"][1] * (param - own)
+                param[...] = own
+        if "bounds" in stages:
+            for param in twins:
+                np.clip(param, *((0, np.inf) if stages["bounds"] == "nonnegative" else stages["bounds"]), out=param)
+        for other in others:
+            other.update()
+        optimizer.step(scaled, grad_scale=3.0)
+        for i, (mine, theirs) in enumerate(zip(params, twins, strict=True)):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-11, err_msg=f"{shown[i]} in step {count}")
+        for average, other in zip(averages, others, strict=True):
+            for mine, theirs in zip(average.averages, other.averages, strict=True):
+                np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-11)
+        if stages.get("zero_grad"):
+            assert all(g is None or np.all(g == 0) for g in scaled)
+        if stages.get("statistics"):
+            for got, arrays in ((optimizer.last_step.update_norm, [p - q for p, q in zip(twins, before, strict=True)]),
+                                (optimizer.last_step.param_norm, twins)):
+                assert got == pytest.approx(np.sqrt(sum(np.sum(array**2) for array in arrays)))
+            total = np.sqrt(sum(np.sum(g**2) for g in row if g is not None))
+            assert np.hypot.reduce(optimizer.last_step.grad_norms) == pytest.approx(total)
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_whole_methods_skip_refuse_and_accumulate(kind):
+    params = {"w": np.ones((3, 2))}
+    rows = inputs(3, shapes=((3, 2),), skip=False)[1]
+    optimizer, twin = WHOLE[kind](params), WHOLE[kind]({"w": np.ones((3, 2))})
+    swa = SWA(optimizer)
+    optimizer.set_stages(on_nonfinite="skip", average=swa, lookahead=(1, 0.5))
+    bad = rows[0][0].copy()
+    bad[2, 1] = np.nan
+    before = everything(optimizer, params.values(), [swa])
+    optimizer.step({"w": bad})
+    assert optimizer.last_step.skipped
+    with pytest.raises(NonFiniteGradient, match=r"gradient of parameter 'w' is nan at index \(2, 1\)"):
+        optimizer.step({"w": bad}, on_nonfinite="raise")
+    assert everything(optimizer, params.values(), [swa]) == before
+    for row in rows:
+        optimizer.accumulate(row)
+    optimizer.step(clip=0.5)
+    twin.set_stages(lookahead=(1, 0.5))
+    twin.step([sum(row[0] for row in rows) / 3], clip=0.5)
+    np.testing.assert_allclose(params["w"], twin._plan.params[0], rtol=1e-12)
+    again = pickle.loads(pickle.dumps(optimizer))
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for each in (optimizer, again):
+        each.step(rows[0])
+    assert again._plan.params[0].tobytes() == params["w"].tobytes()
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+@pytest.mark.parametrize("stages", [{"cautious": True}, {"cautious_weight_decay": True}, {"no_decay": 1},
+                                    {"lr_scale": [1.0]}, {"clip_update": 1.0}, {"corrected_weight_decay": 1.0}],
+                         ids=str)
+def test_what_whole_methods_cannot_have(kind, stages):
+    with pytest.raises(ValueError, match=f"{next(iter(stages))} has no meaning for {kind}"):
+        WHOLE[kind]({"w": np.ones((2, 2))}).set_stages(**stages)
+
+
+def test_stages_of_other_kinds_of_step():
+    with pytest.raises(ValueError, match="LBFGS has no stages"):
+        fastopt.LBFGS([np.ones(2)]).set_stages(clip=1.0)
+    optimizer = WHOLE["MuonAdamW"]({"w": np.ones((2, 2)), "b": np.ones(2)})
+    optimizer.adamw.set_stages(clip=1.0)
+    with pytest.raises(ValueError, match="adamw has stages of its own: set them for the whole MuonAdamW"):
+        optimizer.step([np.ones((2, 2)), np.ones(2)])

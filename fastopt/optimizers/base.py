@@ -486,7 +486,9 @@ class Optimizer(Hooked):
     @property
     def last_step(self) -> Any:
         """What the last step with stages did: see `fastopt.stages.Step`."""
-        return self._stages().last
+        from .stages import Step
+
+        return Step() if self._pipeline is None else self._pipeline.last
 
     def accumulate(self, grads: Grads = None, weight: float = 1.0) -> None:
         """Adds the gradients of a micro-batch to those of the next `step()`, which is then called without any.

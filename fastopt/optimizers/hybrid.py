@@ -185,6 +185,9 @@ class MuonAdamW(Optimizer):
             self._parts[name].rebind(moved)
 
     def _advance(self, grads):
+        for name, part in self._parts.items():
+            if part._pipeline is not None:
+                raise ValueError(f"{name} has stages of its own: set them for the whole MuonAdamW")
         self._plan.begin(grads)  # checks all gradients, and names them as the caller does
         try:
             split = self._split(grads)

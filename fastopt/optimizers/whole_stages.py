@@ -41,7 +41,7 @@ class WholePipeline(Pipeline):
         given = plan.taken()
         grads = [None] * len(plan)
         for i, grad in self.scaled(given, clip, unscale, powers, order, record):
-            grads[i] = grad
+            grads[i] = np.asarray(grad)  # NumPy makes numbers of 0-d arrays
         plan.release()
         before = [param.copy() for param in plan.params] if stages.statistics else []
         optimizer._advance(grads)
