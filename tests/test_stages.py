@@ -262,9 +262,10 @@ def against_the_twin(method, options, name, dtype):
     twin = Twin(method, options, params, stages)
     optimizer, averages = make(method, options, params, stages)
     for step, row in enumerate(rows):
-        given = copies(row)
         twin.step(row)
-        optimizer.step(given)
+        row = [None if g is None else np.asarray(4 * g) for g in row]
+        given = copies(row)
+        optimizer.step(given, grad_scale=4.0)
         compare(params, twin.params, dtype, step=step)
         for average, expected in zip(averages, twin.averages, strict=True):
             compare(average.averages, expected, dtype, step=step)
@@ -536,8 +537,10 @@ def test_large_gradients_are_finite_though_their_norm_is_not():
         optimizer.step(np.array([1.5e308, 1.5e308]), clip=clip)
         assert not optimizer.last_step.skipped
         assert optimizer.last_step.grad_norm == np.inf
-    optimizer.step(np.array([1e200, 1e200]), clip=GlobalNorm(1.0, 0.5))  # the power overflows, not the sum
-    assert optimizer.last_step.grad_norm == 4e200
+    optimizer.step(np.array([1.5e308, 1.5e308]), clip=GlobalNorm(1.0, 0.25))  # the power overflows, not the sum
+    assert optimizer.last_step.grad_norm == np.inf and not optimizer.last_step.skipped
+    optimizer.step(np.array([1e200, 1e200]), clip=GlobalNorm(1.0, 0.5))
+    assert optimizer.last_step.grad_norm == pytest.approx(4e200)
 
 
 def test_a_skipped_step_clears_the_gradients_too():
@@ -559,6 +562,24 @@ def test_gradients_of_zeros(clip):
         optimizer.step(grads)
         np.testing.assert_array_equal(params[0], 1)
         assert optimizer.last_step.clipped == 0
+
+
+def test_the_share_of_a_mask_is_at_least_a_thousandth():
+    param, gradient = np.zeros(5000), np.ones(5000)
+    optimizer = Adam(param, lr=1.0, betas=(0.9, 0.999))
+    optimizer.set_stages(cautious=True)
+    optimizer.step(gradient)
+    before, gradient[1:] = param.copy(), -1e-9
+    optimizer.step(gradient)  # the mean of the gradients agrees with the gradient in one element
+    np.testing.assert_array_equal(param[1:], before[1:])
+    np.testing.assert_allclose(param[0] - before[0], -1000.0, rtol=1e-6)
+
+
+def test_tiny_units_are_scaled_as_in_timm():
+    param = np.zeros((3, 2))
+    optimizer = SGD(param, lr=1.0)
+    optimizer.step(np.array([[3e-8, 4e-8], [3e-10, 0.0], [0.3, 0.4]]), clip=Adaptive(1e-3, eps=1e-6))
+    np.testing.assert_allclose(-param, [[3e-11, 4e-11], [3e-10, 0.0], [6e-10, 8e-10]], rtol=1e-12)
 
 
 # ---- accumulation
