@@ -27,6 +27,7 @@ import fastopt
 from fastopt import SGD, Adam, AdamW
 from fastopt.averages import EMA, SWA
 from fastopt.kernels import simd, threads
+from fastopt.kernels.plan import Plan
 from fastopt.stages import Adaptive, GlobalNorm, NonFiniteGradient, ParameterNorm, Value, layer_decay
 
 SHAPES = ((5, 3), (), (0,), (17,), (2, 3, 4), (3, 700), (4, 1))
@@ -1230,3 +1231,10 @@ def test_stages_of_other_kinds_of_step():
     optimizer.adamw.set_stages(clip=1.0)
     with pytest.raises(ValueError, match="adamw has stages of its own: set them for the whole MuonAdamW"):
         optimizer.step([np.ones((2, 2)), np.ones(2)])
+
+
+def test_a_plan_takes_an_array_for_each_parameter():
+    plan = Plan("sgd")
+    plan.extend([np.ones(2), np.ones(3)], [None, None], 0)
+    with pytest.raises(ValueError, match="there must be 2 arrays, got 1"):
+        plan.stage([("average", [np.ones(2)], True, -1)], on=True)

@@ -443,14 +443,16 @@ class Optimizer(Hooked):
                 al. 2023, arXiv 2304.13013). Costs a sweep that reads parameters, gradients and state.
             cautious: leaves out what an update has against its gradient, and scales the rest by 1/(the share that
                 is left) (Liang et al. 2024, arXiv 2411.16085); costs a sweep as `clip_update`. "unscaled"
-                does not scale and costs none.
+                does not scale and costs none. The update is what the parameter moved: one that a float32 cannot hold
+                counts as against its gradient.
             cautious_weight_decay: decays only where the update has the sign of the parameter (Chen et al. 2025,
                 arXiv 2510.12402).
             lookahead: (k, α): every k steps the slow weights move by α towards the parameters, which then take
                 their place (Zhang et al. 2019, arXiv 1907.08610).
-            bounds: (low, high), or "nonnegative": parameters are projected into it.
+            bounds: (low, high), or "nonnegative": parameters are projected into it, those without a gradient too.
             average: an average of `fastopt.averages`, or several: updated with every step that is made.
-            zero_grad: writes zeros into the gradients.
+            zero_grad: writes zeros into the gradients of the step, also of one that is skipped; those that were given
+                to `accumulate` are only read.
             statistics: `last_step` has the norms of gradients, updates and parameters of every group.
 
         A step with stages needs dense gradients. `step(clip=..., grad_scale=..., on_nonfinite=...)` does the same for
