@@ -1,12 +1,11 @@
 """fastopt: fused neural-network optimizers and learning-rate schedules for the CPU, over NumPy memory."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from . import averages, functional, lr_finder, lr_scheduler, optimizers, reference, schedules
+from . import optimizers
 from ._version import __version__
-from .clip import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from .config import get_include, show_config
-from .grad_scaler import GradScaler
 from .kernels.threads import (
     get_flush_subnormals,
     get_num_threads,
@@ -14,6 +13,11 @@ from .kernels.threads import (
     set_num_threads,
 )
 from .optimizers import *  # noqa: F403
+
+if TYPE_CHECKING:
+    from . import averages, functional, lr_finder, lr_scheduler, reference, schedules, stages
+    from .clip import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
+    from .grad_scaler import GradScaler
 
 __all__ = [
     *optimizers.__all__,
@@ -35,11 +39,29 @@ __all__ = [
     "set_flush_subnormals",
     "set_num_threads",
     "show_config",
-    "stages",  # noqa: F405
+    "stages",
 ]
+
+# Loaded when first used: an optimizer alone is there at once. Module, and the name in it if it is not the module.
+LATER = {
+    **{name: (name, None)
+       for name in ("averages", "functional", "lr_finder", "lr_scheduler", "reference", "schedules", "stages")},
+    **{name: ("clip", name)
+       for name in ("clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm")},
+    "GradScaler": ("grad_scaler", "GradScaler"),
+}
 
 
 def __getattr__(name):
-    if name != "stages":
-        raise AttributeError(f"module 'fastopt' has no attribute {name!r}")
-    return import_module(f"{__name__}.{name}")  # by those who use it: what it imports takes longer than all else
+    if name not in LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, part = LATER[name]
+    value = import_module(f"{__name__}.{module}")
+    if part is not None:
+        value = getattr(value, part)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *LATER})
