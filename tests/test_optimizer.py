@@ -494,3 +494,12 @@ def test_the_memory_goes_with_the_optimizer(method):
         assert alive() is None
     finally:
         gc.enable()
+
+
+def test_large_state_arrays_lie_at_different_places_of_their_pages():
+    param = np.zeros(100_000, "float32")
+    optimizer = fastopt.Adam([param], amsgrad=True)
+    optimizer.step([np.ones_like(param)])
+    places = {state.ctypes.data % 4096 for name, state in optimizer.state[0].items() if name != "step"}
+    assert len(places) == 3
+    assert all(place % 64 == 0 for place in places)
