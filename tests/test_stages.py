@@ -1238,3 +1238,18 @@ def test_a_plan_takes_an_array_for_each_parameter():
     plan.extend([np.ones(2), np.ones(3)], [None, None], 0)
     with pytest.raises(ValueError, match="there must be 2 arrays, got 1"):
         plan.stage([("average", [np.ones(2)], True, -1)], on=True)
+
+
+def test_the_last_step_counts_what_was_skipped_and_clipped():
+    params = [np.zeros(4)]
+    optimizer = fastopt.SGD(params, lr=0.1)
+    optimizer.set_stages(clip=1.0, on_nonfinite="skip")
+    for size in (0.1, 10.0, np.nan, 10.0):
+        optimizer.step([np.full(4, size)])
+    last = optimizer.last_step
+    assert (last.steps, last.skipped_steps, last.clipped_steps) == (4, 1, 2.0)
+    again = fastopt.SGD([np.zeros(4)], lr=0.1)
+    again.set_stages(clip=1.0, on_nonfinite="skip")
+    again.load_state_dict(optimizer.state_dict())
+    again.step([np.full(4, 0.1)])
+    assert (again.last_step.steps, again.last_step.skipped_steps, again.last_step.clipped_steps) == (5, 1, 2.0)

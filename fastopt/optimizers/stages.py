@@ -122,11 +122,17 @@ class Step:
         grad_norms, update_norms, param_norms: with `statistics`, the 2-norms of each group; the update is what was
             added to the parameters, which are measured after it.
         update_norm, param_norm: the same over all groups.
+        steps: steps with stages so far, the skipped ones included.
+        skipped_steps, clipped_steps: how many of them were skipped; the sum of `clipped` over them. Divided by `steps`
+            they are the shares for a log.
     """
 
     grad_norm: float | None = None
     skipped: bool = False
     clipped: float = 0.0
+    steps: int = 0
+    skipped_steps: int = 0
+    clipped_steps: float = 0.0
     grad_norms: list[float] = field(default_factory=list)
     update_norms: list[float] = field(default_factory=list)
     param_norms: list[float] = field(default_factory=list)
@@ -315,8 +321,7 @@ class Pipeline:
             if plan.staged:
                 plan.stage([])
             optimizer._advance(grads)
-            self.last = Step()
-            self.steps += 1
+            self.note(Step())
             return
         if clip is None:
             clip = stages.clip
@@ -353,16 +358,21 @@ class Pipeline:
         except BaseException:
             plan.release()
             raise
-        self.last = record
-        self.steps += 1
-        self.clipped += record.clipped
-        self.skipped += record.skipped
-        self.skipped_in_a_row = self.skipped_in_a_row + 1 if record.skipped else 0
+        self.note(record)
         if self.weight:
             self.forget()
         if stages.max_skips is not None and self.skipped_in_a_row > stages.max_skips:
             raise NonFiniteGradient(f"{self.skipped_in_a_row} steps in a row were skipped for gradients that are not "
                                     f"finite; max_skips is {stages.max_skips}")
+
+    def note(self, record):
+        """Counts a step, and keeps what it did."""
+        self.steps += 1
+        self.clipped += record.clipped
+        self.skipped += record.skipped
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if record.skipped else 0
+        record.steps, record.skipped_steps, record.clipped_steps = self.steps, self.skipped, self.clipped
+        self.last = record
 
     def settled(self, cohorts):
         """Cohorts with the settings of their groups in the place of the group."""
