@@ -1062,7 +1062,7 @@ cdef class Plan:
 
         For an infinite order it is the largest |g|.
         """
-        cdef Py_ssize_t i, k
+        cdef Py_ssize_t i
         cdef bint largest = order > DBL_MAX
         cdef double total = 0, own
         self.reserve_sums(0)
