@@ -1,8 +1,13 @@
 """Fixtures that several test files share."""
 
+import signal
+
 import pytest
 
 from fastopt.kernels import threads
+
+# a shell may start a background job with Ctrl-C ignored; the tests of interrupts want it
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
