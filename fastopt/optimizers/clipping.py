@@ -20,12 +20,33 @@ def shrink(norm, most, eps):
     return 1.0 if norm + eps <= most else most / (norm + eps)
 
 
+def root(total, order):
+    """The norm of an order whose powers have this sum; of an infinite one the largest element."""
+    if order == 2.0:
+        return math.sqrt(total)
+    try:
+        return total if order == math.inf else total ** (1.0 / order)
+    except OverflowError:
+        return math.inf
+
+
 class Clip:
     """Base of the ways to clip; see `Optimizer.set_stages`."""
 
 
 @dataclass(frozen=True)
-class GlobalNorm(Clip):
+class Norm(Clip):
+    """Base of those by a norm; the arguments are `GlobalNorm`'s."""
+
+    max_norm: float
+    norm_type: float = 2.0
+    eps: float = 1e-6
+
+    def __post_init__(self):
+        checked(self, max_norm=positive, norm_type=order, eps=nonnegative)
+
+
+class GlobalNorm(Norm):
     """Scales all gradients by min(1, max_norm / (‖g‖ + eps)), ‖g‖ their norm as one vector.
 
     Args:
@@ -36,27 +57,12 @@ class GlobalNorm(Clip):
     Source: Pascanu, Mikolov, Bengio 2013, arXiv 1211.5063; torch's `clip_grad_norm_`.
     """
 
-    max_norm: float
-    norm_type: float = 2.0
-    eps: float = 1e-6
 
-    def __post_init__(self):
-        checked(self, max_norm=positive, norm_type=order, eps=nonnegative)
-
-
-@dataclass(frozen=True)
-class ParameterNorm(Clip):
+class ParameterNorm(Norm):
     """Scales each gradient by min(1, max_norm / (‖g‖ + eps)) with its own norm. The arguments are `GlobalNorm`'s.
 
     Source: Keras's `clipnorm`.
     """
-
-    max_norm: float
-    norm_type: float = 2.0
-    eps: float = 1e-6
-
-    def __post_init__(self):
-        checked(self, max_norm=positive, norm_type=order, eps=nonnegative)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 from ..kernels.arrays import full_like
 from ..kernels.plan import Plan, unchanged
 from .checks import at_least_one, flag, nonnegative, one_of, pair, positive
-from .clipping import Adaptive, Clip, GlobalNorm, ParameterNorm, Value, as_clip, shrink
+from .clipping import Adaptive, Clip, GlobalNorm, Norm, ParameterNorm, Value, as_clip, root, shrink
 from .state import same_shape
 
 __all__ = ["NonFiniteGradient", "Stages", "Step", "layer_decay"]
@@ -387,7 +387,7 @@ class Pipeline:
     def measure(self, clip, policy, unscale, record):
         """Sums |g|^order of each parameter, if anything needs it, and decides whether the step is made."""
         plan = self.optimizer._plan
-        normed = isinstance(clip, (GlobalNorm, ParameterNorm))
+        normed = isinstance(clip, Norm)
         if not normed and policy == "propagate":
             return None, 2.0
         order = clip.norm_type if normed else 2.0
@@ -566,16 +566,6 @@ class Pipeline:
         if self.sum is not None:
             for i in range(len(self.sum)):
                 self.sum.set_step(i, 0)
-
-
-def root(total, order):
-    """The norm of an order whose powers have this sum."""
-    if order == 2.0:
-        return math.sqrt(total)
-    try:
-        return total if order == math.inf else total ** (1.0 / order)
-    except OverflowError:
-        return math.inf
 
 
 def first_nonfinite(plan):
