@@ -21,8 +21,8 @@ X86 = platform.machine().lower() in ("x86_64", "amd64")
 LEVELS = (
     {
         "v2": ["-msse4.2"],
-        "v3": ["-mavx2"],
-        "v4": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=256"],
+        "v3": ["-mavx2", "-mfma"],
+        "v4": ["-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=256"],
     }
     if X86
     else {"base": []}

@@ -5,10 +5,13 @@ cdef extern from *:
     #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
       #define FASTOPT_X86 1
       static int fastopt_v2(void) { __builtin_cpu_init(); return __builtin_cpu_supports("sse4.2"); }
-      static int fastopt_v3(void) { __builtin_cpu_init(); return __builtin_cpu_supports("avx2"); }
+      static int fastopt_v3(void) {
+        __builtin_cpu_init();
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+      }
       static int fastopt_v4(void) {
         __builtin_cpu_init();
-        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
+        return fastopt_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
             && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
       }
     #elif defined(_M_X64)
@@ -17,7 +20,7 @@ cdef extern from *:
       static int fastopt_leaf7(int mask, unsigned long long state) {
         int r[4];
         __cpuid(r, 1);
-        if (!(r[2] & (1 << 27)) || (_xgetbv(0) & state) != state) return 0;
+        if (!(r[2] & (1 << 27)) || !(r[2] & (1 << 12)) || (_xgetbv(0) & state) != state) return 0;  /* xgetbv, FMA */
         __cpuidex(r, 7, 0);
         return (r[1] & mask) == mask;
       }

@@ -11,8 +11,8 @@ cdef enum:
 ctypedef void (*rule_t)(void *p, void *g, void *s0, void *s1, void *s2, void *s3,
                         Py_ssize_t n, const void *c) noexcept nogil
 ctypedef double (*sum_t)(const void *x, Py_ssize_t n, double order) noexcept nogil
-ctypedef double (*measure_t)(const void *p, const void *before, const void *h, const void *v, Py_ssize_t n,
-                             const double *c) noexcept nogil
+ctypedef double (*measure_t)(void *p, void *before, void *h, void *v, void *room, Py_ssize_t n,
+                             const void *c) noexcept nogil
 ctypedef void (*prepare_t)(void *h, void *g, void *p, Py_ssize_t n, const void *c) noexcept nogil
 
 cdef struct Item:            # one parameter
@@ -85,7 +85,9 @@ cdef struct Walk:
     sum_t power[2]           # float32, float64
     sum_t limited[2]
     double order             # of the norm whose powers are summed
-    double limit             # of the elements in the plain sums of units
+    bint centers             # of units: sum g with its elements limited,
+    double limit             # to this,
+    bint adapts              # and sum g^2 and sum p^2
     bint sums_taken          # in this walk, any of:
     bint sum_gradient        # sums[0]: sum |g|^order
     bint sum_param           # sums[1]: sum p^2, after the rule

@@ -78,6 +78,8 @@ cdef extern from *:
 cdef enum:
     BLOCK = 2048          # elements: the block's rows and the scratch stay in a 48 KB L1
     PIECE = 512           # elements of a block that go through several stages: then all arrays stream side by side
+    APART = PIECE + 128   # doubles from one scratch piece to the next, so that none begin at the same place of a page:
+                          # a load waits for an earlier store to the same place of another page
     ITEM_WORK = 32        # what an item costs beside its elements, in elements
     AHEAD = 16            # rows: a touched row is asked for while so many others are stepped; misses cost the most
     AHEAD_BYTES = 1024    # of a row, at most: its rest the hardware fetches
@@ -180,9 +182,11 @@ cdef apart sum_units(const Walk *w, Py_ssize_t k, Py_ssize_t begin, Py_ssize_t e
     while u * n < last and u * n < item.size:
         g = gradient.data + u * n * gradient.width
         sums = w.sums + (item.first_unit + u) * MEASURES
-        sums[0] = w.limited[gradient.width == 8](g, n, w.limit)
-        sums[1] = w.power[gradient.width == 8](g, n, 2)
-        sums[2] = w.power[item.width == 8](item.param + u * n * item.width, n, 2)
+        if w.centers:
+            sums[0] = w.limited[gradient.width == 8](g, n, w.limit)
+        if w.adapts:
+            sums[1] = w.power[gradient.width == 8](g, n, 2)
+            sums[2] = w.power[item.width == 8](item.param + u * n * item.width, n, 2)
         u += 1
 
 
@@ -211,9 +215,10 @@ cdef void prepare_units(const Walk *w, const Item *item, const Gradient *gradien
 
 cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi) noexcept nogil:
     """Steps the elements lo to hi of an item, with the stages beside its rule."""
-    cdef double scratch[PIECE]
-    cdef double before[PIECE]
-    cdef double copy[STATES + 1][PIECE]  # for a dry walk
+    cdef double room[STATES + 4][APART]
+    cdef char *scratch = <char*>room[STATES + 1]
+    cdef char *before = <char*>room[STATES + 2]
+    cdef char *spare = <char*>room[STATES + 3]
     cdef const Item *item = &w.items[k]
     cdef const Gradient *gradient = &w.gradients[k]
     cdef const Cohort *cohort = &w.cohorts[item.cohort]
@@ -224,7 +229,6 @@ cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi
     cdef char *h
     cdef char *p
     cdef char *own
-    cdef char *measured
     cdef double *sums = NULL
     cdef Py_ssize_t n, at, j
     cdef int wide = item.width == 8
@@ -250,19 +254,19 @@ cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi
                 sums[0] += w.power[gradient.width == 8](h, n, 2)
             prepare = w.prepare[wide][gradient.width == 8]
             if w.units != NULL:
-                prepare_units(w, item, gradient, cohort, prepare, lo, n, <char*>scratch)
-                h = <char*>scratch
+                prepare_units(w, item, gradient, cohort, prepare, lo, n, scratch)
+                h = scratch
             elif cohort.prepared or gradient.width != item.width:
                 c = <const void*>cohort.prepare.f64 if wide else <const void*>cohort.prepare.f32
                 prepare(scratch, h, p, n, c)
-                h = <char*>scratch
+                h = scratch
             if w.dry:
-                memcpy(copy[STATES], p, n * item.width)
-                p = <char*>copy[STATES]
+                memcpy(room[STATES], p, n * item.width)
+                p = <char*>room[STATES]
                 for j in range(STATES):
                     if state[j] != NULL:
-                        memcpy(copy[j], state[j], n * item.width)
-                        state[j] = <char*>copy[j]
+                        memcpy(room[j], state[j], n * item.width)
+                        state[j] = <char*>room[j]
             c = <const void*>cohort.rule.f64 if wide else <const void*>cohort.rule.f32
             w.rule[wide](p, h, state[0], state[1], state[2], state[3], n, c)
         if not w.dry:
@@ -279,10 +283,10 @@ cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi
                 else:
                     c = <const void*>&cohort.follow.f32[follower.place]
                 own = follower.memory[k] + at if follower.memory != NULL else NULL
-                follower.stage[wide](own, p, <char*>before, h, NULL, NULL, n, c)
+                follower.stage[wide](own, p, before, h, NULL, NULL, n, c)
+        c = <const void*>&cohort.prepare.f64[4] if wide else <const void*>&cohort.prepare.f32[4]
         for j in range(w.measures):
-            measured = state[w.measured]
-            sums[2 + j] += w.measure[j][wide](p, before, h, measured, n, &cohort.prepare.f64[4])
+            sums[2 + j] += w.measure[j][wide](p, before, h, state[w.measured], spare, n, c)
         if w.zero and given and not w.dry:
             memset(gradient.data + lo * gradient.width, 0, n * gradient.width)
         if w.sum_param:
@@ -892,6 +896,7 @@ cdef class Plan:
             if memory == NULL:
                 raise MemoryError()
             self.walk.cohorts = <Cohort*>memory
+            memset(&self.walk.cohorts[self.room_cohorts], 0, (room - self.room_cohorts) * sizeof(Cohort))
             self.room_cohorts = room
         cohort = &self.walk.cohorts[self.cohort_count]
         cohort.group = item.group
@@ -1129,11 +1134,14 @@ cdef class Plan:
         self.unit_count = count
         return [*first, count]
 
-    def unit_sums(self, double limit, num_threads=None):
-        """Of each unit: sum g with every element limited to [-limit, limit], sum g^2, sum p^2."""
+    def unit_sums(self, num_threads=None, *, bint centers=False, double limit=<double>INFINITY, bint adapts=False):
+        """Of each unit: sum g with every element limited to [-limit, limit], sum g^2, sum p^2.
+
+        The first is 0 unless `centers`, the others are unless `adapts`.
+        """
         cdef double[:, ::1] values
         cdef Py_ssize_t i
-        self.walk.limit = limit
+        self.walk.centers, self.walk.limit, self.walk.adapts = centers, limit, adapts
         self.reserve_sums(self.unit_count)
         memset(self.walk.sums, 0, self.unit_count * MEASURES * sizeof(double))
         self.sweep(UNITS, num_threads)

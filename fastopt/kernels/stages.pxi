@@ -62,22 +62,38 @@ cdef double total(const double *lanes) noexcept nogil:
         sums[k] = (lanes[k] + lanes[k + 4]) + (lanes[k + 8] + lanes[k + 12])
     return (sums[0] + sums[1]) + (sums[2] + sums[3])
 
-cdef inline double part(double x, int order, double most) noexcept nogil:
-    return x * x if order == 2 else (fabs(x) if order == 1 else (limit64(x, most) if order == 0 else x))
+cdef extern from *:
+    """
+    /* x^2 + sum. The square of a float is exact in double, and then FMA, where there is one, has the same bits. */
+    #ifdef __FP_FAST_FMA
+      #define FASTOPT_ADD_SQUARE(x, sum) __builtin_fma(x, x, sum)
+    #else
+      #define FASTOPT_ADD_SQUARE(x, sum) ((x) * (x) + (sum))
+    #endif
+    static inline double fastopt_add_square(double x, double sum) { return FASTOPT_ADD_SQUARE(x, sum); }
+    """
+    double add_square "fastopt_add_square"(double x, double sum) noexcept nogil
+
+# what an element adds: x^2 (order 2), |x| (1), x within [-most, most] (0), x (-1); `exact`: x^2 is
+cdef inline double added(double sum, double x, int order, double most, bint exact) noexcept nogil:
+    if order == 2:
+        return add_square(x, sum) if exact else sum + x * x
+    return sum + (fabs(x) if order == 1 else (limit64(x, most) if order == 0 else x))
 
 cdef inline double lane_sum(source x, Py_ssize_t n, int order, double most) noexcept nogil:
     cdef double lanes[LANES]
     cdef double sum = 0.0
     cdef Py_ssize_t i, k, whole = n - n % LANES
+    cdef bint exact = source is f32
     if whole:
         for k in range(LANES):
             lanes[k] = 0.0
         for i in range(0, whole, 16):
             for k in range(LANES):
-                lanes[k] += part(<double>x[i + k], order, most)
+                lanes[k] = added(lanes[k], <double>x[i + k], order, most, exact)
         sum = total(lanes)
     for i in range(whole, n):
-        sum += part(<double>x[i], order, most)
+        sum = added(sum, <double>x[i], order, most, exact)
     return sum
 
 # The largest |x|; NaN if there is one.
@@ -109,7 +125,7 @@ cdef double plain_sum(source x, Py_ssize_t n) noexcept nogil:
 
 # sum x, with every x limited to [-most, most]
 cdef double limited_sum(source x, Py_ssize_t n, double most) noexcept nogil:
-    return lane_sum(x, n, 0, most)
+    return plain_sum(x, n) if most > DBL_MAX else lane_sum(x, n, 0, most)
 
 # sum |x|^order; for an infinite order the largest |x|
 cdef double power_sum(source x, Py_ssize_t n, double order) noexcept nogil:
@@ -125,49 +141,35 @@ cdef double power_sum(source x, Py_ssize_t n, double order) noexcept nogil:
         sum += pow(fabs(<double>x[i]), order)
     return sum
 
-# What a step does to a block; p is the block after the rule, q before it, h the prepared gradient, v a state array.
-
-cdef inline double square(double x) noexcept nogil:
-    return x * x
+# What a step does to a piece of a block; p is the piece after the rule, q before it, h the prepared gradient, v a state
+# array, t room for n numbers.
 
 # sum (p - q)^2
-cdef double moved_sum(vec p, vec q, vec h, vec v, Py_ssize_t n, const double *c) noexcept nogil:
-    cdef double lanes[LANES]
-    cdef double sum = 0.0
-    cdef Py_ssize_t i, k, whole = n - n % LANES
-    for k in range(LANES):
-        lanes[k] = 0.0
-    for i in range(0, whole, 16):
-        for k in range(LANES):
-            lanes[k] += square(<double>p[i + k] - <double>q[i + k])
-    sum = total(lanes)
-    for i in range(whole, n):
-        sum += square(<double>p[i] - <double>q[i])
-    return sum
+cdef double moved_sum(vec p, vec q, vec h, vec v, vec t, Py_ssize_t n, vec c) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        t[i] = p[i] - q[i]
+    return power_sum(t, n, 2)
 
 # how many elements the rule moves against their gradient: (q - p) h > 0
-cdef double agreement(vec p, vec q, vec h, vec v, Py_ssize_t n, const double *c) noexcept nogil:
-    cdef Py_ssize_t i, count = 0
+cdef double agreement(vec p, vec q, vec h, vec v, vec t, Py_ssize_t n, vec c) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef int count = 0
+    zero = c[0] - c[0]  # no literal: it would be a double
     for i in range(n):
-        count += ((q[i] > p[i]) & (h[i] > -h[i])) | ((q[i] < p[i]) & (h[i] < -h[i]))  # no literal: it is a double
-    return <double>count
+        x = h[i] if q[i] > p[i] else -h[i]
+        count += (x > zero) & (q[i] != p[i])
+    return count
 
 # sum h^2 / max(c0 v, c1)
-cdef double ratio_sum(vec p, vec q, vec h, vec v, Py_ssize_t n, const double *c) noexcept nogil:
-    cdef double lanes[LANES]
-    cdef double sum = 0.0, d
-    cdef Py_ssize_t i, k, whole = n - n % LANES
-    for k in range(LANES):
-        lanes[k] = 0.0
-    for i in range(0, whole, 16):
-        for k in range(LANES):
-            d = c[0] * <double>v[i + k]
-            lanes[k] += square(<double>h[i + k]) / (c[1] if d < c[1] else d)
-    sum = total(lanes)
-    for i in range(whole, n):
-        d = c[0] * <double>v[i]
-        sum += square(<double>h[i]) / (c[1] if d < c[1] else d)
-    return sum
+cdef double ratio_sum(vec p, vec q, vec h, vec v, vec t, Py_ssize_t n, vec c) noexcept nogil:
+    cdef Py_ssize_t i
+    unbias, least = c[0], c[1]
+    for i in range(n):
+        x = unbias * v[i]
+        d = least if x < least else x
+        t[i] = h[i] * (h[i] / d)  # h^2 may be out of range
+    return plain_sum(t, n)
 
 
 # ---- after the rule ----------------------------------------------------------------------------
@@ -181,11 +183,12 @@ cdef void cautious(vec own, vec p, vec q, vec h, vec _2, vec _3, Py_ssize_t n, v
     s = c[0]
     zero = s - s
     for i in range(n):
-        m = s if ((q[i] > p[i]) & (h[i] > -h[i])) | ((q[i] < p[i]) & (h[i] < -h[i])) else zero
+        x = h[i] if q[i] > p[i] else -h[i]
+        m = s if x > zero else zero
         if vec is f32:
-            p[i] = clean32(q[i]) + m * (clean32(p[i]) - clean32(q[i]))
+            p[i] = clean32(q[i] + m * (p[i] - q[i]))
         else:
-            p[i] = clean64(q[i]) + m * (clean64(p[i]) - clean64(q[i]))
+            p[i] = clean64(q[i] + m * (p[i] - q[i]))
 
 # p = p - c0 q: decoupled weight decay apart from the rule, which a stage before it must not see
 cdef void decay(vec own, vec p, vec q, vec h, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
@@ -195,13 +198,15 @@ cdef void decay(vec own, vec p, vec q, vec h, vec _2, vec _3, Py_ssize_t n, vec 
         for i in range(n):
             p[i] = p[i] - d * q[i]
 
-# p = p - c0 q where the update has the sign of q.   Chen et al. 2025, arXiv 2510.12402.
+# p = p - c0 q where the update has the sign of q, or none.   Chen et al. 2025, arXiv 2510.12402.
 cdef void cautious_decay(vec own, vec p, vec q, vec h, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
     cdef Py_ssize_t i
     d = c[0]
+    zero = d - d
     for i in range(n):
+        x = q[i] if q[i] > p[i] else -q[i]
         y = p[i] - d * q[i]
-        p[i] = y if ((q[i] >= p[i]) & (q[i] >= -q[i])) | ((q[i] <= p[i]) & (q[i] <= -q[i])) else p[i]
+        p[i] = y if (x >= zero) | (q[i] == p[i]) else p[i]
 
 # p = min(max(p, c0), c1); NaN passes
 cdef void project(vec own, vec p, vec q, vec h, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
@@ -217,9 +222,9 @@ cdef void lookahead(vec own, vec p, vec q, vec h, vec _2, vec _3, Py_ssize_t n, 
     alpha = c[0]
     for i in range(n):
         if vec is f32:
-            x = clean32(own[i]) + alpha * (clean32(p[i]) - clean32(own[i]))
+            x = clean32(own[i] + alpha * (p[i] - own[i]))
         else:
-            x = clean64(own[i]) + alpha * (clean64(p[i]) - clean64(own[i]))
+            x = clean64(own[i] + alpha * (p[i] - own[i]))
         own[i] = x
         p[i] = x
 

@@ -410,7 +410,8 @@ class Pipeline:
         lengths, scales = np.diff(first), np.ones(first[-1])
         units = np.stack([scales, np.zeros_like(scales)], axis=1)
         if rows:
-            sums = plan.unit_sums(limit / scale if limit else math.inf, self.optimizer._num_threads)
+            sums = plan.unit_sums(self.optimizer._num_threads, centers=self.stages.centralize,
+                                  limit=limit / scale if limit else math.inf, adapts=isinstance(clip, Adaptive))
             if self.stages.centralize:
                 sizes = [param.size // max(1, count) if param.ndim > 1 else math.inf
                          for param, count in zip(plan.params, lengths, strict=True)]
