@@ -29,23 +29,33 @@ INSTRUCTIONS = {
 }
 
 
-# and each stage, sum and measure, by the name of its function
+# and each stage, by the name of its function
 STAGES = {
     "average": ("mulp", "subp", "addp"),
     "cautious": ("mulp", "subp", "addp"),
     "decay": ("mulp", "subp"),
     "cautious_decay": ("mulp", "subp", r"cmp\w*p"),
-    "project": (r"minp|cmp\w*p",),
+    "project": (r"minp|maxp|cmp\w*p",),
     "lookahead": ("mulp", "subp", "addp"),
+    "prepare": ("mulp", "subp", "addp"),
 }
-SUMS = {"power_sum": ("mulp", "addp"), "limited_sum": ("addp", r"minp|maxp|cmp\w*p")}  # the power: of order 1 and 2
-MEASURES = {"moved_sum": ("subp", "mulp", "addp"), "agreement": (r"cmp\w*p",), "ratio_sum": ("mulp", "divp", "addp")}
+# and each sum and measure: sums are in double, elements in their own dtype; the power is of order 1 and 2
+SQUARES, PLAIN = r"(mulpd|fmadd\d+pd)", "addpd"
+SUMS = {
+    "power_sum": (("cvtps2pd", SQUARES, PLAIN), ("mulpd", PLAIN)),
+    "limited_sum": (("cvtps2pd", PLAIN, r"(min|max|cmp\w*)pd"), (PLAIN, r"(min|max|cmp\w*)pd")),
+}
+MEASURES = {
+    "moved_sum": (("subps", "cvtps2pd", SQUARES), ("subpd", "mulpd", PLAIN)),
+    "agreement": ((r"cmp\w*ps",), (r"cmp\w*pd",)),
+    "ratio_sum": (("mulps", "divps", "cvtps2pd", PLAIN), ("mulpd", "divpd", PLAIN)),
+}
 
 
 def test_every_rule_is_looked_at():
     table = simd.table(simd.level())
     assert set(INSTRUCTIONS) == set(table.RULES) - {"traffic"}
-    assert set(STAGES) == set(table.STAGES)
+    assert set(STAGES) == set(table.STAGES) | {"prepare"}
     assert len(SUMS) == len(table.SUMS)
     assert len(MEASURES) == len(table.MEASURES)
 
@@ -89,17 +99,18 @@ def test_a_rule_is_vector_code(level, rule, fused, disassembly):
 
 
 @pytest.mark.skipif(not cpu.IS_X86, reason="x86-64 only")
-@pytest.mark.parametrize("stage", [*STAGES, *SUMS, *MEASURES, "prepare"])
+@pytest.mark.parametrize("stage", [*STAGES, *SUMS, *MEASURES])
 @pytest.mark.parametrize("fused", [0, 1], ids=["float32", "float64"])
 @pytest.mark.parametrize("level", REGISTERS)
 def test_a_stage_is_vector_code(level, stage, fused, disassembly):
-    summed = stage in SUMS or stage in MEASURES
-    names = ["0_0", "1_1"][fused] if stage == "prepare" else fused
-    code = function(disassembly(level), stage, names)
+    code = function(disassembly(level), stage, ["0_0", "1_1"][fused] if stage == "prepare" else fused)
     assert code, "not in the symbol table"
-    kinds = "d" if summed and stage != "agreement" else "sd"[fused]  # sums are in double
-    for instruction in {**STAGES, **SUMS, **MEASURES, "prepare": ("mulp", "subp", "addp")}[stage]:
-        assert re.search(rf"v?({instruction}){kinds}\b.*%{REGISTERS[level]}\d", code), instruction
+    if stage in STAGES:
+        instructions = [f"({name}){'sd'[fused]}" for name in STAGES[stage]]
+    else:
+        instructions = (SUMS | MEASURES)[stage][fused]
+    for instruction in instructions:
+        assert re.search(rf"v?{instruction}\b.*%{REGISTERS[level]}\d", code), instruction
     calls = re.findall(r"call.*", re.sub(r"call.*(stack_chk|__x86|pow|largest|total)", "", code))
     assert not calls, "a loop calls a function"
 
@@ -123,4 +134,7 @@ def test_the_sweeps_of_adafactor_are_vector_code(level, sweeps, instructions, fu
 @pytest.mark.skipif(not cpu.IS_X86, reason="x86-64 only")
 @pytest.mark.parametrize("level", REGISTERS)
 def test_nothing_is_contracted(level, disassembly):
-    assert not re.search(r"vfn?m(add|sub)", disassembly(level))
+    code = disassembly(level)
+    for name in ("power_sum", "moved_sum"):  # squares of float32 numbers are exact in double: see add_square
+        code = code.replace(function(code, name, 0), "")
+    assert not re.search(r"vfn?m(add|sub)", code)

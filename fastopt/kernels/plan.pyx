@@ -78,8 +78,7 @@ cdef extern from *:
 cdef enum:
     BLOCK = 2048          # elements: the block's rows and the scratch stay in a 48 KB L1
     PIECE = 512           # elements of a block that go through several stages: then all arrays stream side by side
-    APART = PIECE + 128   # doubles from one scratch piece to the next, so that none begin at the same place of a page:
-                          # a load waits for an earlier store to the same place of another page
+    APART = PIECE + 128   # doubles from one scratch piece to the next: at one place of two pages, loads wait for stores
     ITEM_WORK = 32        # what an item costs beside its elements, in elements
     AHEAD = 16            # rows: a touched row is asked for while so many others are stepped; misses cost the most
     AHEAD_BYTES = 1024    # of a row, at most: its rest the hardware fetches
