@@ -74,8 +74,8 @@ class BuildExt(build_ext):
         return True
 
 
-walker = ["kernels/plan.pxd", "kernels/flush.pxi"]
-rules = ["kernels/rules.pxi", "kernels/stages.pxi", "kernels/factored.pxi"]
+walker = ["kernels/plan.pxd", "kernels/clean.pxi", "kernels/flush.pxi"]
+rules = ["kernels/clean.pxi", "kernels/rules.pxi", "kernels/stages.pxi", "kernels/factored.pxi"]
 extensions = [extension(f"kernels.level_{level}", RULES + flags, rules) for level, flags in LEVELS.items()]
 extensions.append(extension("kernels.cpu", ["-O2"]))
 extensions.append(extension("kernels.plan", ["-O3", "-ffp-contract=off"], walker))

@@ -2,9 +2,11 @@
 #
 #     from fastopt.api cimport fastopt_rule, find_rule
 #     cdef fastopt_rule adam = find_rule("adam", sizeof(float))
+#     cdef float coefficients[FASTOPT_COEFFICIENTS]
 #     adam(param, grad, exp_avg, exp_avg_sq, NULL, NULL, n, coefficients)
 #
-# `coefficients` has the dtype of the parameter. In order:
+# `coefficients` has the dtype of the parameter and room for FASTOPT_COEFFICIENTS numbers. The last is what the
+# gradient is multiplied with: 1 as it is, -1 to maximize, less to clip. The first are, in order:
 #   sgd      mu, tau, x, y                    b = mu b + tau g;  p -= x b + y g
 #   adagrad  eta, eps, eps_in                 s += g^2;  p -= eta g / (sqrt(s + eps_in) + eps)
 #   rmsprop  alpha, 1-alpha, eta, eps, eps_in, mu
@@ -15,9 +17,12 @@
 #   adadelta rho, 1-rho, eps, eta
 #   asgd     1-lambd*eta, eta, mu, 1 if averaging
 #   rprop    minus, plus, least, most, 0, 1, -1
-#   average  w, 1-w                           p += w (g - p): p is the average of the parameter g
+#   average  w, 1-w                           p += w (g - p): p is the average of the parameter g; no scale
 # State arrays come in the order of the method's slots; NULL where the options need none (see kernels/rules.pxi).
 # Arrays must not overlap. Nothing is checked and subnormals are not flushed: that is the caller's.
+
+cdef enum:
+    FASTOPT_COEFFICIENTS = 12
 
 ctypedef void (*fastopt_rule)(void *param, void *grad, void *state0, void *state1, void *state2, void *state3,
                               Py_ssize_t n, const void *coefficients) noexcept nogil

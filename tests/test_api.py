@@ -14,7 +14,9 @@ import fastopt
 
 CYTHON = """
     # cython: language_level=3
-    from fastopt.api cimport fastopt_rule, find_rule
+    from fastopt.api cimport FASTOPT_COEFFICIENTS, fastopt_rule, find_rule
+
+    room = FASTOPT_COEFFICIENTS
 
     def step(float[::1] p, float[::1] g, float[::1] m, float[::1] v, float[::1] c):
         cdef fastopt_rule adam = find_rule("adam", sizeof(float))
@@ -42,7 +44,9 @@ C = """
 
     PyMODINIT_FUNC PyInit_client_c(void) {
       if (fastopt_import() < 0) return NULL;
-      return PyModule_Create(&module);
+      PyObject *made = PyModule_Create(&module);
+      if (made != NULL && PyModule_AddIntConstant(made, "room", FASTOPT_COEFFICIENTS) < 0) return NULL;
+      return made;
     }
 """
 
@@ -79,11 +83,13 @@ def test_a_client(name, text, tmp_path):
     rng = np.random.default_rng(0)
     param = rng.standard_normal(100).astype("float32")
     twin, m, v = param.copy(), np.zeros(100, "float32"), np.zeros(100, "float32")
-    optimizer = fastopt.Adam(twin)
+    optimizer = fastopt.Adam(twin, maximize=True)
     for step in (1, 2, 3):
         grad = rng.standard_normal(100).astype("float32")
         settings = {**optimizer.param_groups[0]}
-        coefficients = np.array(fastopt.Adam.coefficients(settings, step), "float32")
+        coefficients = np.zeros(client.room, "float32")
+        first = fastopt.Adam.coefficients(settings, step)
+        coefficients[:len(first)], coefficients[-1] = first, -1
         assert client.step(param, grad, m, v, coefficients)
         optimizer.step(grad)
     assert param.tobytes() == twin.tobytes()

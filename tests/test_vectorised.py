@@ -24,19 +24,18 @@ INSTRUCTIONS = {
     "adadelta": ("mulp", "divp", "sqrtp"),
     "asgd": ("mulp", "subp"),
     "rprop": ("mulp", "subp"),
-    "average": ("mulp", "subp", "addp"),
+    "average": ("mulp", "subp"),
     "accumulate": ("mulp", "addp"),
 }
 
-
 # and each stage, by the name of its function
 STAGES = {
-    "average": ("mulp", "subp", "addp"),
-    "cautious": ("mulp", "subp", "addp"),
+    "average": ("mulp", "subp"),
+    "cautious": ("mulp", "subp", r"cmp\w*p"),
     "decay": ("mulp", "subp"),
     "cautious_decay": ("mulp", "subp", r"cmp\w*p"),
     "project": (r"minp|maxp|cmp\w*p",),
-    "lookahead": ("mulp", "subp", "addp"),
+    "lookahead": ("mulp", "subp"),
     "prepare": ("mulp", "subp", "addp"),
 }
 # and each sum and measure: sums are in double, elements in their own dtype; the power is of order 1 and 2
@@ -50,6 +49,13 @@ MEASURES = {
     "agreement": ((r"cmp\w*ps",), (r"cmp\w*pd",)),
     "ratio_sum": (("mulps", "divps", "cvtps2pd", PLAIN), ("mulpd", "divpd", PLAIN)),
 }
+# what looks ahead of a rule
+DIRECTIONS = {
+    "momentum": ("mulp", "addp"),
+    "moment": ("mulp", "addp"),
+    "nesterov_moment": ("mulp", "addp"),
+    "scaled_momentum": ("mulp", "addp", "divp", "sqrtp"),
+}
 
 
 def test_every_rule_is_looked_at():
@@ -57,7 +63,8 @@ def test_every_rule_is_looked_at():
     assert set(INSTRUCTIONS) == set(table.RULES) - {"traffic"}
     assert set(STAGES) == set(table.STAGES) | {"prepare"}
     assert len(SUMS) == len(table.SUMS)
-    assert len(MEASURES) == len(table.MEASURES)
+    assert len(MEASURES) == len(table.MEASURES) + len({id(pair) for pair in table.RATIOS.values()})
+    assert len(DIRECTIONS) == len({id(pair) for pair in table.DIRECTIONS.values()})
 
 
 @pytest.fixture(scope="module")
@@ -99,16 +106,16 @@ def test_a_rule_is_vector_code(level, rule, fused, disassembly):
 
 
 @pytest.mark.skipif(not cpu.IS_X86, reason="x86-64 only")
-@pytest.mark.parametrize("stage", [*STAGES, *SUMS, *MEASURES])
+@pytest.mark.parametrize("stage", [*STAGES, *SUMS, *MEASURES, *DIRECTIONS])
 @pytest.mark.parametrize("fused", [0, 1], ids=["float32", "float64"])
 @pytest.mark.parametrize("level", REGISTERS)
 def test_a_stage_is_vector_code(level, stage, fused, disassembly):
     code = function(disassembly(level), stage, ["0_0", "1_1"][fused] if stage == "prepare" else fused)
     assert code, "not in the symbol table"
-    if stage in STAGES:
-        instructions = [f"({name}){'sd'[fused]}" for name in STAGES[stage]]
-    else:
+    if stage in SUMS | MEASURES:
         instructions = (SUMS | MEASURES)[stage][fused]
+    else:
+        instructions = [f"({name}){'sd'[fused]}" for name in (STAGES | DIRECTIONS)[stage]]
     for instruction in instructions:
         assert re.search(rf"v?{instruction}\b.*%{REGISTERS[level]}\d", code), instruction
     calls = re.findall(r"call.*", re.sub(r"call.*(stack_chk|__x86|pow|largest|total)", "", code))

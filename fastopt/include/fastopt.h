@@ -2,14 +2,18 @@
  *
  *     if (fastopt_import() < 0) return NULL;                  // once, with the GIL, sets a Python error
  *     fastopt_rule adam = fastopt_find_rule("adam", sizeof(float));
+ *     float coefficients[FASTOPT_COEFFICIENTS] = {b1, 1 - b1, ..., [FASTOPT_COEFFICIENTS - 1] = 1};
  *     adam(param, grad, exp_avg, exp_avg_sq, NULL, NULL, n, coefficients);
  *
- * The coefficients of each rule stand in fastopt/api.pxd. The folder of this file is fastopt.get_include().
+ * The coefficients of each rule stand in fastopt/api.pxd; the last is the scale of the gradient. The folder of this
+ * file is fastopt.get_include().
  */
 #ifndef FASTOPT_H
 #define FASTOPT_H
 
 #include <Python.h>
+
+#define FASTOPT_COEFFICIENTS 12
 
 typedef void (*fastopt_rule)(void *param, void *grad, void *state0, void *state1, void *state2, void *state3,
                              Py_ssize_t n, const void *coefficients);

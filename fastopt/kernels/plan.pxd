@@ -3,16 +3,19 @@
 
 cdef enum:
     STATES = 4           # state arrays a rule can have
-    COEFFICIENTS = 12    # coefficients a rule can have
+    COEFFICIENTS = 12    # coefficients a rule can have,
+    SCALE = 11           # of which the last is the scale of the gradient
     SCALARS = 2          # numbers a parameter can have beside its state arrays
     FOLLOWERS = 8        # stages after the rule
-    MEASURES = 4         # sums over a parameter that a walk can take
+    MEASURES = 3         # sums over a block that a walk can take
 
 ctypedef void (*rule_t)(void *p, void *g, void *s0, void *s1, void *s2, void *s3,
                         Py_ssize_t n, const void *c) noexcept nogil
 ctypedef double (*sum_t)(const void *x, Py_ssize_t n, double order) noexcept nogil
-ctypedef double (*measure_t)(void *p, void *before, void *h, void *v, void *room, Py_ssize_t n,
-                             const void *c) noexcept nogil
+ctypedef double (*moved_t)(void *p, void *before, void *room, Py_ssize_t n) noexcept nogil
+ctypedef double (*agreement_t)(void *u, void *h, Py_ssize_t n) noexcept nogil
+ctypedef double (*ratio_t)(void *h, void *s0, void *s1, void *s2, void *s3, void *room, Py_ssize_t n, const void *c,
+                           const void *own) noexcept nogil
 ctypedef void (*prepare_t)(void *h, void *g, void *p, Py_ssize_t n, const void *c) noexcept nogil
 
 cdef struct Item:            # one parameter
@@ -51,7 +54,8 @@ cdef struct Cohort:          # the items of one group and variant that are at th
     double scalar[SCALARS]   # of its items before this step
     double after[SCALARS]    # and after it
     bint prepared            # the prepare stage has something to do beside converting
-    Scalars prepare          # scale, coupled decay, offset, limit (0: neither); then two numbers of the measures
+    Scalars prepare          # scale, coupled decay, offset, limit (0: neither)
+    Scalars ratio            # two numbers of the measure
     Scalars rule
     Scalars follow           # what the stages after the rule have of their group
 
@@ -75,7 +79,7 @@ cdef struct Walk:
     # ---- stages beside the rule and its prepare stage; a walk without them does not look at the rest
     bint staged
     bint keeps               # a stage needs the block as it was before the rule
-    bint dry                 # nothing is written but the sums
+    bint sees                # and one the prepared gradient
     bint zero                # clears the gradient behind itself
     Py_ssize_t followers
     Follower follower[FOLLOWERS]
@@ -88,15 +92,17 @@ cdef struct Walk:
     bint centers             # of units: sum g with its elements limited,
     double limit             # to this,
     bint adapts              # and sum g^2 and sum p^2
-    bint sums_taken          # in this walk, any of:
-    bint sum_gradient        # sums[0]: sum |g|^order
+    bint sums_taken          # in a step, any of:
+    bint sum_gradient        # sums[0]: sum g^2
     bint sum_param           # sums[1]: sum p^2, after the rule
-    Py_ssize_t measures
-    measure_t measure[2][2]  # sums[2], sums[3]
-    int measured             # the state array that they see
-
+    bint sum_update          # sums[2]: sum (p - before)^2
+    moved_t moved[2]
+    rule_t direction[2]      # ahead of a step: sums[0], the elements that the rule moves against their gradient
+    agreement_t agreement[2]
+    ratio_t ratio[2]         # and sums[1], of squares of the gradient over the second moment; NULL: not taken
 cdef enum:
     STEP                     # what a walk does: steps,
+    LOOK                     # sums what a step will do,
     BLOCKS                   # sums each block of the gradients,
     UNITS                    # or each unit: sum g, sum g^2, sum p^2
 

@@ -20,6 +20,7 @@ from .sparse import SparseRows
 
 cnp.import_array()
 
+include "clean.pxi"
 include "flush.pxi"
 
 cdef extern from *:
@@ -212,30 +213,43 @@ cdef void prepare_units(const Walk *w, const Item *item, const Gradient *gradien
         at += m
 
 
+cdef inline char *ready(const Walk *w, const Item *item, const Gradient *gradient, const Cohort *cohort, Py_ssize_t lo,
+                        Py_ssize_t n, char *scratch) noexcept nogil:
+    """n elements of a gradient, from lo: in `scratch` where the prepare stage has something to do."""
+    cdef int wide = item.width == 8
+    cdef prepare_t prepare = w.prepare[wide][gradient.width == 8]
+    cdef const void *c = <const void*>cohort.prepare.f64 if wide else <const void*>cohort.prepare.f32
+    cdef char *g = gradient.data + lo * gradient.width
+    if w.units != NULL:
+        prepare_units(w, item, gradient, cohort, prepare, lo, n, scratch)
+    elif cohort.prepared or gradient.width != item.width:
+        prepare(scratch, g, item.param + lo * item.width, n, c)
+    else:
+        return g
+    return scratch
+
+
 cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi) noexcept nogil:
     """Steps the elements lo to hi of an item, with the stages beside its rule."""
-    cdef double room[STATES + 4][APART]
-    cdef char *scratch = <char*>room[STATES + 1]
-    cdef char *before = <char*>room[STATES + 2]
-    cdef char *spare = <char*>room[STATES + 3]
+    cdef double scratch[APART]
+    cdef double before[APART]
+    cdef double room[APART]
     cdef const Item *item = &w.items[k]
     cdef const Gradient *gradient = &w.gradients[k]
     cdef const Cohort *cohort = &w.cohorts[item.cohort]
     cdef const Follower *follower
     cdef const void *c
-    cdef prepare_t prepare
     cdef char *state[STATES]
     cdef char *h
     cdef char *p
     cdef char *own
     cdef double *sums = NULL
-    cdef Py_ssize_t n, at, j
+    cdef Py_ssize_t n, at, next_n, j
     cdef int wide = item.width == 8
     cdef bint given = gradient.width != 0
-    if w.dry and not given:
-        return
     while lo < hi:
         n = hi - lo if hi - lo < PIECE else PIECE
+        next_n = hi - lo - n if hi - lo - n < PIECE else PIECE
         at = lo * item.width
         p = item.param + at
         h = NULL
@@ -245,51 +259,74 @@ cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi
                 memset(sums, 0, MEASURES * sizeof(double))
         for j in range(STATES):
             state[j] = item.state[j] + at if item.state[j] != NULL else NULL
+        if given:  # a pass over a piece waits for one array at a time: the others can come meanwhile
+            fastopt_prefetch(gradient.data + (lo + n) * gradient.width, next_n * gradient.width)
+            fastopt_prefetch(p + n * item.width, next_n * item.width)
+            for j in range(STATES):
+                if state[j] != NULL:
+                    fastopt_prefetch(state[j] + n * item.width, next_n * item.width)
         if w.keeps:
             memcpy(before, p, n * item.width)
         if given:
-            h = gradient.data + lo * gradient.width
             if w.sum_gradient:
-                sums[0] += w.power[gradient.width == 8](h, n, 2)
-            prepare = w.prepare[wide][gradient.width == 8]
-            if w.units != NULL:
-                prepare_units(w, item, gradient, cohort, prepare, lo, n, scratch)
-                h = scratch
-            elif cohort.prepared or gradient.width != item.width:
-                c = <const void*>cohort.prepare.f64 if wide else <const void*>cohort.prepare.f32
-                prepare(scratch, h, p, n, c)
-                h = scratch
-            if w.dry:
-                memcpy(room[STATES], p, n * item.width)
-                p = <char*>room[STATES]
-                for j in range(STATES):
-                    if state[j] != NULL:
-                        memcpy(room[j], state[j], n * item.width)
-                        state[j] = <char*>room[j]
+                sums[0] += w.power[gradient.width == 8](gradient.data + lo * gradient.width, n, 2)
+            h = ready(w, item, gradient, cohort, lo, n, <char*>scratch)
             c = <const void*>cohort.rule.f64 if wide else <const void*>cohort.rule.f32
             w.rule[wide](p, h, state[0], state[1], state[2], state[3], n, c)
-        if not w.dry:
-            for j in range(w.followers):
-                follower = &w.follower[j]
-                if not follower.active or not (given or follower.always):
-                    continue
-                if follower.memory != NULL and follower.memory[k] == NULL:
-                    continue
-                if follower.place < 0:
-                    c = <const void*>follower.c.f64 if wide else <const void*>follower.c.f32
-                elif wide:
-                    c = <const void*>&cohort.follow.f64[follower.place]
-                else:
-                    c = <const void*>&cohort.follow.f32[follower.place]
-                own = follower.memory[k] + at if follower.memory != NULL else NULL
-                follower.stage[wide](own, p, before, h, NULL, NULL, n, c)
-        c = <const void*>&cohort.prepare.f64[4] if wide else <const void*>&cohort.prepare.f32[4]
-        for j in range(w.measures):
-            sums[2 + j] += w.measure[j][wide](p, before, h, state[w.measured], spare, n, c)
-        if w.zero and given and not w.dry:
-            memset(gradient.data + lo * gradient.width, 0, n * gradient.width)
+        for j in range(w.followers):
+            follower = &w.follower[j]
+            if not follower.active or not (given or follower.always):
+                continue
+            if follower.memory != NULL and follower.memory[k] == NULL:
+                continue
+            if follower.place < 0:
+                c = <const void*>follower.c.f64 if wide else <const void*>follower.c.f32
+            elif wide:
+                c = <const void*>&cohort.follow.f64[follower.place]
+            else:
+                c = <const void*>&cohort.follow.f32[follower.place]
+            own = NULL
+            if follower.memory != NULL:
+                own = follower.memory[k] + at
+                fastopt_prefetch(own + n * item.width, next_n * item.width)
+            follower.stage[wide](own, p, before, h, NULL, NULL, n, c)
         if w.sum_param:
             sums[1] += w.power[wide](p, n, 2)
+        if w.sum_update:
+            sums[2] += w.moved[wide](p, before, room, n)
+        if w.zero and given:
+            memset(gradient.data + lo * gradient.width, 0, n * gradient.width)
+        lo += n
+
+
+cdef apart look(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi) noexcept nogil:
+    """Sums what the step of the elements lo to hi of an item will do."""
+    cdef double scratch[APART]
+    cdef double room[APART]
+    cdef const Item *item = &w.items[k]
+    cdef const Cohort *cohort = &w.cohorts[item.cohort]
+    cdef const void *c
+    cdef const void *own
+    cdef char *state[STATES]
+    cdef char *h
+    cdef double *sums
+    cdef Py_ssize_t n, j
+    cdef int wide = item.width == 8
+    while lo < hi:
+        n = hi - lo if hi - lo < PIECE else PIECE
+        sums = w.sums + (item.block + lo // BLOCK) * MEASURES
+        if lo % BLOCK == 0:
+            memset(sums, 0, MEASURES * sizeof(double))
+        for j in range(STATES):
+            state[j] = item.state[j] + lo * item.width if item.state[j] != NULL else NULL
+        h = ready(w, item, &w.gradients[k], cohort, lo, n, <char*>scratch)
+        c = <const void*>cohort.rule.f64 if wide else <const void*>cohort.rule.f32
+        if w.direction[wide] != NULL:
+            w.direction[wide](room, h, state[0], state[1], state[2], state[3], n, c)
+            sums[0] += w.agreement[wide](room, h, n)
+        if w.ratio[wide] != NULL:
+            own = <const void*>cohort.ratio.f64 if wide else <const void*>cohort.ratio.f32
+            sums[1] += w.ratio[wide](h, state[0], state[1], state[2], state[3], room, n, c, own)
         lo += n
 
 
@@ -312,7 +349,7 @@ cdef void walk(const Walk *w, int purpose, Py_ssize_t part, Py_ssize_t parts) no
     cdef Py_ssize_t low = 0, high = w.count, middle, lo, hi, n, at, k, block
     cdef Py_ssize_t begin = w.work // parts * part + w.work % parts * part // parts
     cdef Py_ssize_t end = w.work // parts * (part + 1) + w.work % parts * (part + 1) // parts
-    cdef bint flush = w.flush and purpose == STEP
+    cdef bint flush = w.flush and (purpose == STEP or purpose == LOOK)
 
     while low < high:                    # the last item that starts at or before `begin`
         middle = (low + high) // 2
@@ -337,6 +374,8 @@ cdef void walk(const Walk *w, int purpose, Py_ssize_t part, Py_ssize_t parts) no
                 walk_staged(w, k - 1, lo, hi)
             elif gradient.width != 0 and purpose == BLOCKS:
                 sum_blocks(w, k - 1, lo, hi)
+            elif gradient.width != 0 and purpose == LOOK:
+                look(w, k - 1, lo, hi)
             elif gradient.width != 0:
                 sum_units(w, k - 1, begin, end)
             continue
@@ -377,10 +416,10 @@ cdef void walk(const Walk *w, int purpose, Py_ssize_t part, Py_ssize_t parts) no
 cdef int fill(Scalars *scalars, tuple values) except -1:
     cdef Py_ssize_t i
     cdef double x
-    if len(values) > COEFFICIENTS:
-        raise ValueError(f"there are at most {COEFFICIENTS} coefficients, got {len(values)}")
+    if len(values) > SCALE:
+        raise ValueError(f"there are at most {SCALE} coefficients, got {len(values)}")
     for i in range(len(values)):
-        x = values[i]
+        x = clean64(values[i])
         scalars.f64[i] = x
         scalars.f32[i] = <float>x
     return 0
@@ -388,6 +427,13 @@ cdef int fill(Scalars *scalars, tuple values) except -1:
 
 cdef inline Py_ssize_t blocks(Py_ssize_t size) noexcept nogil:
     return (size + BLOCK - 1) // BLOCK
+
+
+cdef inline double joined(double a, double b, bint largest) noexcept nogil:
+    """Their sum, or the larger of them: NaN if one is."""
+    if not largest:
+        return a + b
+    return a if a != a or a > b else b
 
 
 cdef inline bint belongs(const Item *item, const Cohort *cohort, Py_ssize_t scalars) noexcept nogil:
@@ -460,6 +506,8 @@ cdef class Plan:
         for k in range(2):
             self.walk.power[k] = <sum_t>PyCapsule_GetPointer(table.SUMS["power"][k], "fastopt.rule")
             self.walk.limited[k] = <sum_t>PyCapsule_GetPointer(table.SUMS["limited"][k], "fastopt.rule")
+            self.walk.moved[k] = <moved_t>PyCapsule_GetPointer(table.MEASURES["moved"][k], "fastopt.rule")
+            self.walk.agreement[k] = <agreement_t>PyCapsule_GetPointer(table.MEASURES["agreement"][k], "fastopt.rule")
         for (p, g), address in table.PREPARE.items():
             self.walk.prepare[p == 8][g == 8] = <prepare_t>PyCapsule_GetPointer(address, "fastopt.rule")
 
@@ -912,16 +960,11 @@ cdef class Plan:
         return [i for i in range(self.walk.count)
                 if self.walk.gradients[i].width != 0 and not self.walk.items[i].ready]
 
-    def run(self, list coefficients not None, num_threads=None, bint dry=False):
-        """Makes the step and gives the plan back.
-
-        `coefficients` has for each cohort: ((scale, coupled decay), rule's coefficients, scalars after the step),
-        and with stages a fourth tuple, the coefficients of those that have a place. With `dry` nothing is written
-        but sums, and the plan stays taken. Returns what take_sums() asked for, or None: for each parameter
-        sum g^2, sum p^2, and the measures.
-        """
+    cdef int answer(self, list coefficients, bint ahead) except -1:
+        """Writes the coefficients of the cohorts down. The rule scales the gradient where nothing else needs it."""
         cdef Py_ssize_t i, k
         cdef Cohort *cohort
+        cdef double scale
         if not self.busy or self.rule is None or len(coefficients) != self.cohort_count:
             raise RuntimeError("run() answers the cohorts of begin()")
         for k in range(self.cohort_count):
@@ -938,16 +981,51 @@ cdef class Plan:
             fill(&cohort.rule, rule)
             for i in range(self.scalars):
                 cohort.after[i] = after[i]
-            cohort.prepared = (cohort.prepare.f64[0] != 1 or cohort.prepare.f64[1] != 0
-                               or cohort.prepare.f64[3] != 0)
-        self.walk.dry = dry
+            cohort.prepared = cohort.prepare.f64[1] != 0 or cohort.prepare.f64[3] != 0 or (
+                cohort.prepare.f64[0] != 1 and (ahead or self.walk.sees))
+            scale = 1
+            if not cohort.prepared and self.walk.units == NULL:
+                scale = cohort.prepare.f64[0]
+                cohort.prepare.f64[0] = cohort.prepare.f32[0] = 1
+            cohort.rule.f64[SCALE], cohort.rule.f32[SCALE] = scale, <float>scale
+        return 0
+
+    def run(self, list coefficients not None, num_threads=None):
+        """Makes the step and gives the plan back.
+
+        `coefficients` has for each cohort: ((scale, coupled decay), rule's coefficients, scalars after the step),
+        and with stages a fourth tuple, the coefficients of those that have a place. Returns what take_sums() asked
+        for, or None: of each parameter sum g^2, sum p^2 and the sum of squared updates.
+        """
+        self.answer(coefficients, False)
         self.go(STEP, num_threads)
-        sums = None
-        if self.walk.sum_gradient or self.walk.sum_param or self.walk.measures:
-            sums = self.collect(MEASURES, False, False)
-        if not dry:
-            self.finish()
+        sums = self.collect(MEASURES, False, False) if self.walk.sums_taken else None
+        self.finish()
         return sums
+
+    def look(self, list coefficients not None, num_threads=None, *, bint agreement=False, list ratio=None):
+        """What the step that run() would make with these coefficients will do; nothing is changed.
+
+        Returns of each parameter how many elements move against their gradient (0 unless `agreement`), and
+        sum g^2 / max(k0 v, k1) with the second moment v after the step (0 unless `ratio`, which has k0 and k1 of
+        each cohort). Which rules have these: see can_look().
+        """
+        cdef Py_ssize_t k
+        self.answer(coefficients, True)
+        table = simd.table(self.level)
+        for k in range(2):
+            self.walk.direction[k] = NULL
+            self.walk.ratio[k] = NULL
+            if agreement:
+                self.walk.direction[k] = <rule_t>PyCapsule_GetPointer(table.DIRECTIONS[self.rule][k], "fastopt.rule")
+            if ratio is not None:
+                self.walk.ratio[k] = <ratio_t>PyCapsule_GetPointer(table.RATIOS[self.rule][k], "fastopt.rule")
+        if ratio is not None:
+            for k in range(self.cohort_count):
+                fill(&self.walk.cohorts[k].ratio, ratio[k])
+        self.reserve_sums(0)
+        self.go(LOOK, num_threads)
+        return self.collect(2, False, True)
 
     cdef go(self, int purpose, num_threads):
         """Walks, with as many threads as pay."""
@@ -970,13 +1048,13 @@ cdef class Plan:
         """Whether stages are set; extend() takes them away."""
         return self.walk.staged
 
-    def stage(self, list followers not None, *, bint on=False, bint keeps=False, bint zero=False):
+    def stage(self, list followers not None, *, bint on=False, bint keeps=False, bint sees=False, bint zero=False):
         """Sets the stages beside the rule, `on` for any at all, in place of those so far.
 
         `followers` are run after the rule, in this order: (name, arrays or None, always, place). There is an array,
         or None, for each parameter. With `always` a stage also visits parameters without a gradient. Its
         coefficients are at `place` among those of the cohort, or set by follow() where it is -1. `keeps`: one needs
-        the parameters before the rule. `zero` clears the gradients.
+        the parameters before the rule; `sees`: the prepared gradient. `zero` clears the gradients.
         """
         cdef Py_ssize_t i, k
         cdef Follower *follower
@@ -1009,7 +1087,7 @@ cdef class Plan:
                     follower.memory[i] = NULL if arrays[i] is None else cnp.PyArray_BYTES(arrays[i])
             follower.always, follower.place, follower.active = always, place, True
             self.walk.followers = k + 1
-        self.walk.keeps, self.walk.zero, self.walk.staged = keeps, zero, on
+        self.walk.keeps, self.walk.sees, self.walk.zero, self.walk.staged = keeps, sees, zero, on
         self.take_sums()
 
     def follow(self, Py_ssize_t k, tuple coefficients, bint active=True):
@@ -1019,20 +1097,12 @@ cdef class Plan:
         fill(&self.walk.follower[k].c, coefficients)
         self.walk.follower[k].active = active
 
-    def take_sums(self, *, bint gradient=False, bint param=False, tuple measures=(), int state=0):
-        """Says which sums the next walks take, for run() to return."""
-        cdef Py_ssize_t i, k
-        table = simd.table(self.level).MEASURES
-        if len(measures) > 2 or not 0 <= state < STATES:
-            raise ValueError("there are at most 2 measures, of one state array")
-        if gradient or param or measures:
+    def take_sums(self, *, bint gradient=False, bint param=False, bint update=False):
+        """Says which sums the next steps take, for run() to return. `update` needs `keeps` of stage()."""
+        if gradient or param or update:
             self.reserve_sums(0)
-        for k, name in enumerate(measures):
-            for i in range(2):
-                self.walk.measure[k][i] = <measure_t>PyCapsule_GetPointer(table[name][i], "fastopt.rule")
-        self.walk.sums_taken = gradient or param or len(measures) > 0
-        self.walk.sum_gradient, self.walk.sum_param = gradient, param
-        self.walk.measures, self.walk.measured = len(measures), state
+        self.walk.sum_gradient, self.walk.sum_param, self.walk.sum_update = gradient, param, update
+        self.walk.sums_taken = gradient or param or update
 
     cdef int reserve_sums(self, Py_ssize_t count) except -1:
         """Room for the sums of every block, and of `count` units."""
@@ -1068,19 +1138,13 @@ cdef class Plan:
         """
         cdef Py_ssize_t i
         cdef bint largest = order > DBL_MAX
-        cdef double total = 0, own
+        cdef double total = 0
         self.reserve_sums(0)
         self.walk.order = order
         self.sweep(BLOCKS, num_threads)
         for i in range(self.walk.count):
             if self.walk.gradients[i].width != 0:
-                own = self.gather(i, 0, largest)
-                if not largest:
-                    total += own
-                elif own > total or own != own:
-                    total = own
-                    if total != total:
-                        break
+                total = joined(total, self.gather(i, 0, largest), largest)
         return total
 
     def each_power(self, double order):
@@ -1089,33 +1153,22 @@ cdef class Plan:
 
     cdef double gather(self, Py_ssize_t i, int j, bint largest) noexcept:
         """The sum over its blocks, or the largest of them, of number `j` of parameter `i`."""
-        cdef double result = 0, x
+        cdef double result = 0
         cdef Py_ssize_t k
         for k in range(self.walk.items[i].block, self.walk.items[i].block + blocks(self.walk.items[i].size)):
-            x = self.walk.sums[k * MEASURES + j]
-            if not largest:
-                result += x
-            elif x > result or x != x:
-                result = x
-                if x != x:
-                    break
+            result = joined(result, self.walk.sums[k * MEASURES + j], largest)
         return result
 
-    cdef collect(self, Py_ssize_t columns, bint largest, bint gradient):
+    cdef collect(self, Py_ssize_t columns, bint largest, bint given):
+        """The first numbers of each parameter, one NaN for all; with `given`, 0 for those without a gradient."""
         cdef Py_ssize_t i, j
         cdef double[:, ::1] out
-        cdef bint given
         result = np.zeros((self.walk.count, columns))
         out = result
         for i in range(self.walk.count):
-            given = self.walk.gradients[i].width != 0
-            for j in range(columns):
-                if not given and (j == 0 or gradient or self.walk.dry):
-                    continue
-                if not gradient and not (self.walk.sum_gradient if j == 0 else self.walk.sum_param if j == 1
-                                         else j - 2 < self.walk.measures):
-                    continue
-                out[i, j] = self.gather(i, j, largest)
+            if self.walk.gradients[i].width != 0 or not given:
+                for j in range(columns):
+                    out[i, j] = clean64(self.gather(i, j, largest))
         return result
 
     def divide(self, bint rows):
@@ -1183,6 +1236,12 @@ cdef class Plan:
         given = self.bound_gradients if self.walk.gradients == self.bound else self.given
         return [(i, as_array(given[i], "a gradient", scalar=True)) for i in range(self.walk.count)
                 if self.walk.gradients[i].width != 0]
+
+    @staticmethod
+    def can_look(str rule):
+        """(agreement, ratio): whether look() has them for a rule."""
+        table = simd.table(simd.level())
+        return rule in table.DIRECTIONS, rule in table.RATIOS
 
     def finish(self):
         """Counts the step and gives the plan back."""

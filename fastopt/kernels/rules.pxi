@@ -2,9 +2,10 @@
 #
 #   rule(p, g, s0, s1, s2, s3, n, c)
 #     p       the parameter, n elements, updated in place
-#     g       its gradient, already prepared (sign, scale, coupled decay, dtype), read only
+#     g       its gradient, already prepared (coupled decay, limit, dtype) but for its scale, read only
 #     s0..s3  the state arrays in the order of the method's slots, NULL where the group has none
-#     c       the coefficients of this step, in double until rounded once to the dtype of p
+#     c       the coefficients of this step, in double until rounded once to the dtype of p; the last, c[SCALE], is
+#             what g is to be multiplied with
 #
 # What keeps a loop vectorised (gcc 12 and clang, checked by tests/test_vectorised.py):
 #   - `vec` is a restrict pointer, and the loop lives in the function that has it as a parameter;
@@ -18,6 +19,8 @@
 from libc.math cimport fabs, fabsf, sqrt, sqrtf
 from cpython.pycapsule cimport PyCapsule_New
 
+include "clean.pxi"
+
 cdef extern from *:
     """
     #ifdef _MSC_VER
@@ -29,21 +32,13 @@ cdef extern from *:
     #endif
     typedef float  *FASTOPT_RESTRICT fastopt_f32;
     typedef double *FASTOPT_RESTRICT fastopt_f64;
-
-    /* The NaN that this CPU makes for an invalid operation. */
-    #if defined(__SSE2__) || defined(_M_X64)
-      #define FASTOPT_NAN (-__builtin_nanf(""))
-    #else
-      #define FASTOPT_NAN (__builtin_nanf(""))
-    #endif
-    static inline float fastopt_clean32(float x) { return x == x ? x : FASTOPT_NAN; }
-    static inline double fastopt_clean64(double x) { return x == x ? x : (double)FASTOPT_NAN; }
     """
     ctypedef float* f32 "fastopt_f32"
     ctypedef double* f64 "fastopt_f64"
     ctypedef void loop "FASTOPT_LOOP"
-    float clean32 "fastopt_clean32"(float) noexcept nogil
-    double clean64 "fastopt_clean64"(double) noexcept nogil
+
+cdef enum:
+    SCALE = 11           # as in plan.pxd
 
 ctypedef fused vec:
     f32
@@ -60,12 +55,13 @@ ctypedef fused source:
 # First step: b = 0 and tau = 1, so that b = g.
 cdef inline loop sgd_loop(vec p, vec g, vec b, Py_ssize_t n, vec c, bint momentum, bint nesterov) noexcept nogil:
     cdef Py_ssize_t i
+    scale = c[SCALE]
     mu, tau, x, y = c[0], c[1], c[2], c[3]
     for i in range(n):
         if vec is f32:
-            h = clean32(g[i])
+            h = clean32(scale * g[i])
         else:
-            h = clean64(g[i])
+            h = clean64(scale * g[i])
         if momentum:
             b[i] = mu * b[i] + tau * h
         if momentum and nesterov:
@@ -89,12 +85,13 @@ cdef void sgd(vec p, vec g, vec b, vec _1, vec _2, vec _3, Py_ssize_t n, vec c) 
 # s = s + g^2;  p -= eta g / (sqrt(s + eps_in) + eps).   Duchi, Hazan, Singer 2011.
 cdef void adagrad(vec p, vec g, vec s, vec _1, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
     cdef Py_ssize_t i
+    scale = c[SCALE]
     eta, eps, eps_in = c[0], c[1], c[2]
     for i in range(n):
         if vec is f32:
-            h = clean32(g[i])
+            h = clean32(scale * g[i])
         else:
-            h = clean64(g[i])
+            h = clean64(scale * g[i])
         s[i] = s[i] + h * h
         if vec is f32:
             d = sqrtf(s[i] + eps_in) + eps
@@ -110,12 +107,13 @@ cdef void adagrad(vec p, vec g, vec s, vec _1, vec _2, vec _3, Py_ssize_t n, vec
 cdef inline loop rmsprop_loop(vec p, vec g, vec v, vec b, vec a, Py_ssize_t n, vec c,
                               bint momentum, bint centered) noexcept nogil:
     cdef Py_ssize_t i
+    scale = c[SCALE]
     alpha, beta, eta, eps, eps_in, mu = c[0], c[1], c[2], c[3], c[4], c[5]
     for i in range(n):
         if vec is f32:
-            h = clean32(g[i])
+            h = clean32(scale * g[i])
         else:
-            h = clean64(g[i])
+            h = clean64(scale * g[i])
         v[i] = alpha * v[i] + beta * h * h
         if centered:
             a[i] = alpha * a[i] + beta * h
@@ -150,13 +148,14 @@ cdef void rmsprop(vec p, vec g, vec v, vec b, vec a, vec _3, Py_ssize_t n, vec c
 cdef inline loop adam_loop(vec p, vec g, vec m, vec v, vec w, Py_ssize_t n, vec c,
                            bint amsgrad, bint decoupled) noexcept nogil:
     cdef Py_ssize_t i
+    scale = c[SCALE]
     b1, u1, b2, u2, a, r, eps, eps_in, decay = c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8]
     for i in range(n):
         if vec is f32:
-            h = clean32(g[i])
+            h = clean32(scale * g[i])
             q = clean32(p[i])
         else:
-            h = clean64(g[i])
+            h = clean64(scale * g[i])
             q = clean64(p[i])
         m[i] = b1 * m[i] + u1 * h
         v[i] = b2 * v[i] + u2 * h * h
@@ -191,13 +190,14 @@ cdef void adam(vec p, vec g, vec m, vec v, vec w, vec _3, Py_ssize_t n, vec c) n
 cdef inline loop radam_loop(vec p, vec g, vec m, vec v, Py_ssize_t n, vec c,
                             bint adaptive, bint decoupled) noexcept nogil:
     cdef Py_ssize_t i
+    scale = c[SCALE]
     b1, u1, b2, u2, a, eps, decay = c[0], c[1], c[2], c[3], c[4], c[5], c[6]
     for i in range(n):
         if vec is f32:
-            h = clean32(g[i])
+            h = clean32(scale * g[i])
             q = clean32(p[i])
         else:
-            h = clean64(g[i])
+            h = clean64(scale * g[i])
             q = clean64(p[i])
         m[i] = b1 * m[i] + u1 * h
         v[i] = b2 * v[i] + u2 * h * h
@@ -226,13 +226,14 @@ cdef void radam(vec p, vec g, vec m, vec v, vec _2, vec _3, Py_ssize_t n, vec c)
 # x = eta (1-mu_t) / (1-P_t) and y = eta mu_(t+1) / (1-P_(t+1)), with P the product of the mu; r = 1 / sqrt(1-b2^t).
 cdef inline loop nadam_loop(vec p, vec g, vec m, vec v, Py_ssize_t n, vec c, bint decoupled) noexcept nogil:
     cdef Py_ssize_t i
+    scale = c[SCALE]
     b1, u1, b2, u2, x, y, r, eps, decay = c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8]
     for i in range(n):
         if vec is f32:
-            h = clean32(g[i])
+            h = clean32(scale * g[i])
             q = clean32(p[i])
         else:
-            h = clean64(g[i])
+            h = clean64(scale * g[i])
             q = clean64(p[i])
         m[i] = b1 * m[i] + u1 * h
         v[i] = b2 * v[i] + u2 * h * h
@@ -255,12 +256,13 @@ cdef void nadam(vec p, vec g, vec m, vec v, vec _2, vec _3, Py_ssize_t n, vec c)
 # m = b1 m + (1-b1) g;  u = max(b2 u, |g| + eps);  p -= a m / u.   Kingma, Ba 2015. a = eta / (1-b1^t)
 cdef void adamax(vec p, vec g, vec m, vec u, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
     cdef Py_ssize_t i
+    scale = c[SCALE]
     b1, u1, b2, a, eps = c[0], c[1], c[2], c[3], c[4]
     for i in range(n):
         if vec is f32:
-            h = clean32(g[i])
+            h = clean32(scale * g[i])
         else:
-            h = clean64(g[i])
+            h = clean64(scale * g[i])
         m[i] = b1 * m[i] + u1 * h
         x = b2 * u[i]
         if vec is f32:
@@ -278,12 +280,13 @@ cdef void adamax(vec p, vec g, vec m, vec u, vec _2, vec _3, Py_ssize_t n, vec c
 # Zeiler 2012, arXiv 1212.5701.
 cdef void adadelta(vec p, vec g, vec v, vec a, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
     cdef Py_ssize_t i
+    scale = c[SCALE]
     rho, one_rho, eps, eta = c[0], c[1], c[2], c[3]
     for i in range(n):
         if vec is f32:
-            h = clean32(g[i])
+            h = clean32(scale * g[i])
         else:
-            h = clean64(g[i])
+            h = clean64(scale * g[i])
         v[i] = rho * v[i] + one_rho * h * h
         if vec is f32:
             d = sqrtf(a[i] + eps) / sqrtf(v[i] + eps) * h
@@ -298,13 +301,14 @@ cdef void adadelta(vec p, vec g, vec v, vec a, vec _2, vec _3, Py_ssize_t n, vec
 # p = keep p - eta g;  a = p, later a + mu (p - a).   Polyak, Juditsky 1992. keep = 1 - lambd eta
 cdef inline loop asgd_loop(vec p, vec g, vec a, Py_ssize_t n, vec c, bint averaging) noexcept nogil:
     cdef Py_ssize_t i
+    scale = c[SCALE]
     keep, eta, mu = c[0], c[1], c[2]
     for i in range(n):
         if vec is f32:
-            h = clean32(g[i])
+            h = clean32(scale * g[i])
             q = clean32(p[i])
         else:
-            h = clean64(g[i])
+            h = clean64(scale * g[i])
             q = clean64(p[i])
         p[i] = keep * q - eta * h
         a[i] = a[i] + mu * (p[i] - a[i]) if averaging else p[i]
@@ -323,12 +327,13 @@ cdef void asgd(vec p, vec g, vec a, vec _1, vec _2, vec _3, Py_ssize_t n, vec c)
 # Selects are written so that a NaN goes through.
 cdef void rprop(vec p, vec g, vec prev, vec z, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
     cdef Py_ssize_t i
+    scale = c[SCALE]
     minus, plus, least, most, zero, one, negative = c[0], c[1], c[2], c[3], c[4], c[5], c[6]
     for i in range(n):
         if vec is f32:
-            h = clean32(g[i])
+            h = clean32(scale * g[i])
         else:
-            h = clean64(g[i])
+            h = clean64(scale * g[i])
         s = h * prev[i]
         x = plus if s > zero else s
         y = minus if s < zero else x
@@ -344,20 +349,16 @@ cdef void rprop(vec p, vec g, vec prev, vec z, vec _2, vec _3, Py_ssize_t n, vec
 
 # ---- the average of weights --------------------------------------------------------------------
 
-# p = p + w (g - p) where w < 1/2, else p = g - u (g - p), with u = 1 - w; a copy of g where u = 0. Here p is the
+# p = p - w (p - g) where w < 1/2, else p = g - u (g - p), with u = 1 - w; a copy of g where u = 0. Here p is the
 # average and g the parameter that it follows. The two forms are one in exact arithmetic; each rounds least on its
-# side, and is torch's lerp. Polyak, Juditsky 1992; Izmailov et al. 2018, arXiv 1803.05407.
+# side, and is torch's lerp. Of two NaN a difference takes the first: none has to be cleaned.
+# Polyak, Juditsky 1992; Izmailov et al. 2018, arXiv 1803.05407.
 cdef inline loop average_loop(vec p, vec g, Py_ssize_t n, vec c, bint first, bint light) noexcept nogil:
     cdef Py_ssize_t i
     w, u = c[0], c[1]
     for i in range(n):
         h, q = g[i], p[i]
-        x = h if first else q + w * (h - q) if light else h - u * (h - q)
-        # what comes in goes nowhere else, so that one NaN to clean is enough: that which goes out
-        if vec is f32:
-            p[i] = clean32(x)
-        else:
-            p[i] = clean64(x)
+        p[i] = h if first else q - w * (q - h) if light else h - u * (h - q)
 
 cdef void average(vec p, vec g, vec _0, vec _1, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
     if c[0] < c[1]:

@@ -141,32 +141,72 @@ cdef double power_sum(source x, Py_ssize_t n, double order) noexcept nogil:
         sum += pow(fabs(<double>x[i]), order)
     return sum
 
-# What a step does to a piece of a block; p is the piece after the rule, q before it, h the prepared gradient, v a state
-# array, t room for n numbers.
-
-# sum (p - q)^2
-cdef double moved_sum(vec p, vec q, vec h, vec v, vec t, Py_ssize_t n, vec c) noexcept nogil:
+# sum (p - q)^2; t is room for n numbers
+cdef double moved_sum(vec p, vec q, vec t, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(n):
         t[i] = p[i] - q[i]
     return power_sum(t, n, 2)
 
-# how many elements the rule moves against their gradient: (q - p) h > 0
-cdef double agreement(vec p, vec q, vec h, vec v, vec t, Py_ssize_t n, vec c) noexcept nogil:
+
+# ---- ahead of the rule -------------------------------------------------------------------------
+
+# What a stage must know of all elements before the first is stepped. h is the prepared gradient, scale included;
+# s0..s3, c as for the rule; nothing is written but u or t, room for n numbers.
+
+# What the rule will subtract, but for a positive factor: momentum.
+cdef void momentum(vec u, vec h, vec b, vec _1, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    cdef Py_ssize_t i
+    mu, tau, x, y = c[0], c[1], c[2], c[3]
+    for i in range(n):
+        u[i] = x * (mu * b[i] + tau * h[i]) + y * h[i] if b != NULL else h[i]
+
+# the same of Adam, RAdam and Adamax,
+cdef void moment(vec u, vec h, vec m, vec _1, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    cdef Py_ssize_t i
+    b1, u1 = c[0], c[1]
+    for i in range(n):
+        u[i] = b1 * m[i] + u1 * h[i]
+
+# of NAdam,
+cdef void nesterov_moment(vec u, vec h, vec m, vec _1, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    cdef Py_ssize_t i
+    b1, u1, x, y = c[0], c[1], c[4], c[5]
+    for i in range(n):
+        u[i] = x * h[i] + y * (b1 * m[i] + u1 * h[i])
+
+# and of RMSprop
+cdef void scaled_momentum(vec u, vec h, vec v, vec b, vec a, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    cdef Py_ssize_t i
+    alpha, beta, eps, eps_in, mu = c[0], c[1], c[3], c[4], c[5]
+    if b == NULL:
+        for i in range(n):
+            u[i] = h[i]
+        return
+    for i in range(n):
+        mean = alpha * a[i] + beta * h[i] if a != NULL else h[i] - h[i]
+        w = alpha * v[i] + beta * h[i] * h[i] - mean * mean + eps_in
+        if vec is f32:
+            d = sqrtf(w) + eps
+        else:
+            d = sqrt(w) + eps
+        u[i] = mu * b[i] + h[i] / d
+
+# how many elements the rule moves against their gradient: u h > 0
+cdef double agreement(vec u, vec h, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t i
     cdef int count = 0
-    zero = c[0] - c[0]  # no literal: it would be a double
     for i in range(n):
-        x = h[i] if q[i] > p[i] else -h[i]
-        count += (x > zero) & (q[i] != p[i])
+        x = h[i] if u[i] > -u[i] else -h[i]  # no zero: a literal is a double
+        count += (x > -x) & (u[i] != -u[i])
     return count
 
-# sum h^2 / max(c0 v, c1)
-cdef double ratio_sum(vec p, vec q, vec h, vec v, vec t, Py_ssize_t n, vec c) noexcept nogil:
+# sum h^2 / max(k0 v, k1), v as it will be
+cdef double ratio_sum(vec h, vec _0, vec v, vec _2, vec _3, vec t, Py_ssize_t n, vec c, vec k) noexcept nogil:
     cdef Py_ssize_t i
-    unbias, least = c[0], c[1]
+    b2, u2, unbias, least = c[2], c[3], k[0], k[1]
     for i in range(n):
-        x = unbias * v[i]
+        x = unbias * (b2 * v[i] + u2 * h[i] * h[i])
         d = least if x < least else x
         t[i] = h[i] * (h[i] / d)  # h^2 may be out of range
     return plain_sum(t, n)
@@ -177,7 +217,7 @@ cdef double ratio_sum(vec p, vec q, vec h, vec v, vec t, Py_ssize_t n, vec c) no
 # stage(own, p, q, h, s, NULL, n, c): `own` is an array that the stage keeps, or NULL; p, q, h as above, p written.
 # The average of rules.pxi is one too.
 
-# p = q + m (p - q), m = c0 where p moved against the gradient and 0 elsewhere.   Liang et al. 2024, arXiv 2411.16085.
+# p = q - m (q - p), m = c0 where p moved against the gradient and 0 elsewhere.   Liang et al. 2024, arXiv 2411.16085.
 cdef void cautious(vec own, vec p, vec q, vec h, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
     cdef Py_ssize_t i
     s = c[0]
@@ -185,10 +225,7 @@ cdef void cautious(vec own, vec p, vec q, vec h, vec _2, vec _3, Py_ssize_t n, v
     for i in range(n):
         x = h[i] if q[i] > p[i] else -h[i]
         m = s if x > zero else zero
-        if vec is f32:
-            p[i] = clean32(q[i] + m * (p[i] - q[i]))
-        else:
-            p[i] = clean64(q[i] + m * (p[i] - q[i]))
+        p[i] = q[i] - m * (q[i] - p[i])
 
 # p = p - c0 q: decoupled weight decay apart from the rule, which a stage before it must not see
 cdef void decay(vec own, vec p, vec q, vec h, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
@@ -216,15 +253,12 @@ cdef void project(vec own, vec p, vec q, vec h, vec _2, vec _3, Py_ssize_t n, ve
         x = high if p[i] > high else p[i]
         p[i] = low if x < low else x
 
-# slow = slow + c0 (p - slow);  p = slow.   Lookahead: Zhang et al. 2019, arXiv 1907.08610.
+# slow = slow - c0 (slow - p);  p = slow.   Lookahead: Zhang et al. 2019, arXiv 1907.08610.
 cdef void lookahead(vec own, vec p, vec q, vec h, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
     cdef Py_ssize_t i
     alpha = c[0]
     for i in range(n):
-        if vec is f32:
-            x = clean32(own[i] + alpha * (p[i] - own[i]))
-        else:
-            x = clean64(own[i] + alpha * (p[i] - own[i]))
+        x = own[i] - alpha * (own[i] - p[i])
         own[i] = x
         p[i] = x
 
@@ -245,9 +279,20 @@ SUMS = {
     "limited": (capsule(<void*>limited_sum[f32]), capsule(<void*>limited_sum[f64])),
 }
 MEASURES = {
-    "update": (capsule(<void*>moved_sum[f32]), capsule(<void*>moved_sum[f64])),
+    "moved": (capsule(<void*>moved_sum[f32]), capsule(<void*>moved_sum[f64])),
     "agreement": (capsule(<void*>agreement[f32]), capsule(<void*>agreement[f64])),
-    "ratio": (capsule(<void*>ratio_sum[f32]), capsule(<void*>ratio_sum[f64])),
+}
+# rule -> (float32, float64)
+cdef object second_moment = (capsule(<void*>ratio_sum[f32]), capsule(<void*>ratio_sum[f64]))
+RATIOS = {"adam": second_moment, "radam": second_moment, "nadam": second_moment}
+cdef object first_moment = (capsule(<void*>moment[f32]), capsule(<void*>moment[f64]))
+DIRECTIONS = {
+    "sgd": (capsule(<void*>momentum[f32]), capsule(<void*>momentum[f64])),
+    "rmsprop": (capsule(<void*>scaled_momentum[f32]), capsule(<void*>scaled_momentum[f64])),
+    "adam": first_moment,
+    "radam": first_moment,
+    "nadam": (capsule(<void*>nesterov_moment[f32]), capsule(<void*>nesterov_moment[f64])),
+    "adamax": first_moment,
 }
 STAGES = {
     "average": (capsule(<void*>average[f32]), capsule(<void*>average[f64])),

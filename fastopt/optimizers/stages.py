@@ -304,12 +304,11 @@ class Pipeline:
         for average in stages.average:
             self.shared.append((len(followers), average))
             followers.append(("average", average.averages, True, -1))
-        plan.stage(followers, on=True, zero=stages.zero_grad,
-                   keeps=bool(stages.cautious or self.split_decay or stages.statistics))
+        plan.stage(followers, on=True, zero=stages.zero_grad, sees=bool(stages.cautious),
+                   keeps=bool(self.split_decay or stages.statistics))
         if stages.bounds:
             plan.follow(bounds, stages.bounds)
         plan.set_variants(variants)
-        self.second = optimizer.state_slots.index("exp_avg_sq") if stages.clip_update is not None else 0
         self.sizes = np.array([max(1, param.size * (1 + (param.dtype.kind == "c"))) for param in plan.params], float)
 
     # ---- the step
@@ -429,7 +428,7 @@ class Pipeline:
         return units
 
     def walk(self, cohorts, clip, unscale, powers, order, record):
-        """Answers the plan, and steps; before it, a dry pass where a stage must know the whole update."""
+        """Answers the plan, and steps; before it, a look ahead where a stage must know the whole update."""
         optimizer, stages, plan = self.optimizer, self.stages, self.optimizer._plan
         threads, scale = optimizer._num_threads, unscale
         if isinstance(clip, GlobalNorm):
@@ -442,13 +441,12 @@ class Pipeline:
         if plan.unready:
             optimizer._give_states(plan.missing())
         if self.single:
-            agreement, ratio = stages.cautious is True, stages.clip_update is not None
-            plan.take_sums(measures=("agreement",) * agreement + ("ratio",) * ratio, state=self.second)
-            means = plan.run(answers, threads, dry=True)[:, 2:] / self.sizes[:, None]
+            ratio = None if stages.clip_update is None else [
+                (1.0 / (1.0 - settings["betas"][1] ** step), settings["eps"] ** 2) for step, _, (settings, *_) in cohorts]
+            means = plan.look(answers, threads, agreement=stages.cautious is True, ratio=ratio) / self.sizes[:, None]
             with np.errstate(all="ignore"):
-                rms = np.sqrt(means[:, int(agreement)])
-                slower = 1.0 / np.maximum(rms / stages.clip_update, 1.0) if ratio else None
-            answers = self.answers(cohorts, scale, limit, means[:, 0] if agreement else None, slower)
+                slower = ratio and 1.0 / np.maximum(np.sqrt(means[:, 1]) / stages.clip_update, 1.0)
+            answers = self.answers(cohorts, scale, limit, means[:, 0] if stages.cautious is True else None, slower)
         for place, average in self.shared:
             if average is None:
                 steps, share = stages.lookahead
@@ -457,9 +455,7 @@ class Pipeline:
                 plan.follow(place, average.coefficients(average.n_averaged + 1))
         squares = powers if order == 2.0 else None
         if stages.statistics:
-            plan.take_sums(gradient=squares is None, param=True, measures=("update",))
-        elif self.single:
-            plan.take_sums()
+            plan.take_sums(gradient=squares is None, param=True, update=True)
         sums = plan.run(answers, threads)
         optimizer._count += 1
         for average in stages.average:
@@ -486,7 +482,7 @@ class Pipeline:
         return [plan.group(i) for i in range(len(plan))]
 
     def answers(self, cohorts, scale, limit, shares=None, slower=None):
-        """What the plan needs of each cohort. `shares` and `slower` are what a dry pass found of each parameter."""
+        """What the plan needs of each cohort. `shares` and `slower` are what a look ahead found of each parameter."""
         optimizer, stages = self.optimizer, self.stages
         answers = []
         for (step, scalars, settled), variant in zip(cohorts, optimizer._plan.variants(), strict=True):
@@ -501,10 +497,7 @@ class Pipeline:
                 coefficients, after = optimizer._with_scalars(settings, step, scalars)
             else:
                 coefficients, after = optimizer.coefficients(settings, step), scalars
-            prepare = sign * scale, decay, 0.0, limit
-            if stages.clip_update is not None:
-                prepare += 1.0 / (1.0 - settings["betas"][1] ** step), settings["eps"] ** 2
-            answers.append((prepare, coefficients, after, tuple(follow)))
+            answers.append(((sign * scale, decay, 0.0, limit), coefficients, after, tuple(follow)))
         return answers
 
     def adapted(self, settings, variant, slower):
