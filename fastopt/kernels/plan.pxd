@@ -12,6 +12,7 @@ cdef enum:
 ctypedef void (*rule_t)(void *p, void *g, void *s0, void *s1, void *s2, void *s3,
                         Py_ssize_t n, const void *c) noexcept nogil
 ctypedef double (*sum_t)(const void *x, Py_ssize_t n, double order) noexcept nogil
+ctypedef double (*near_t)(void *x, Py_ssize_t n) noexcept nogil
 ctypedef double (*moved_t)(void *p, void *before, void *room, Py_ssize_t n) noexcept nogil
 ctypedef double (*agreement_t)(void *u, void *h, Py_ssize_t n) noexcept nogil
 ctypedef double (*ratio_t)(void *h, void *s0, void *s1, void *s2, void *s3, void *room, Py_ssize_t n, const void *c,
@@ -84,6 +85,8 @@ cdef struct Walk:
     Py_ssize_t followers
     Follower follower[FOLLOWERS]
     const double *units      # of each unit: scale and offset of the gradient; NULL: 1 and 0
+    const double *factors    # of each item, for its coefficients; NULL: 1. See Plan.use_factors
+    int rates                # bits: the rule's coefficients that are proportional to the learning rate
     # ---- sums
     double *sums             # of each block, or unit: MEASURES numbers
     sum_t power[2]           # float32, float64
@@ -96,10 +99,13 @@ cdef struct Walk:
     bint sum_gradient        # sums[0]: sum g^2
     bint sum_param           # sums[1]: sum p^2, after the rule
     bint sum_update          # sums[2]: sum (p - before)^2
+    near_t near[2]
     moved_t moved[2]
-    rule_t direction[2]      # ahead of a step: sums[0], the elements that the rule moves against their gradient
+    bint agrees              # ahead of a step: sums[0], the elements that the rule moves against their gradient
+    rule_t direction[2]
     agreement_t agreement[2]
-    ratio_t ratio[2]         # and sums[1], of squares of the gradient over the second moment; NULL: not taken
+    bint compares            # and sums[1], of squares of the gradient over the second moment
+    ratio_t ratio[2]
 cdef enum:
     STEP                     # what a walk does: steps,
     LOOK                     # sums what a step will do,

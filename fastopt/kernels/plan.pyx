@@ -79,7 +79,9 @@ cdef extern from *:
 cdef enum:
     BLOCK = 2048          # elements: the block's rows and the scratch stay in a 48 KB L1
     PIECE = 512           # elements of a block that go through several stages: then all arrays stream side by side
-    APART = PIECE + 128   # doubles from one scratch piece to the next: at one place of two pages, loads wait for stores
+    QUARTER = 1024        # of a page: arrays of NumPy and of arrays.aligned begin at 0, 1/8, 3/8, 5/8 or 7/8 of one;
+    BETWEEN = 256         # scratch pieces lie between: at one place of two pages, loads wait for stores
+    APART = 8 * PIECE + QUARTER
     ITEM_WORK = 32        # what an item costs beside its elements, in elements
     AHEAD = 16            # rows: a touched row is asked for while so many others are stepped; misses cost the most
     AHEAD_BYTES = 1024    # of a row, at most: its rest the hardware fetches
@@ -229,14 +231,39 @@ cdef inline char *ready(const Walk *w, const Item *item, const Gradient *gradien
     return scratch
 
 
+cdef inline char *between(char *memory) noexcept nogil:
+    """The first place in `memory` where a scratch piece may begin; others follow APART bytes after each other."""
+    return memory + (QUARTER + BETWEEN - <size_t>memory % QUARTER) % QUARTER
+
+
+cdef void multiply(Scalars *c, Py_ssize_t i, double factor) noexcept nogil:
+    c.f64[i] = clean64(c.f64[i] * factor)
+    c.f32[i] = <float>c.f64[i]
+
+
+cdef void use_factors(const double *factors, int rates, Scalars *rule, Scalars *follow) noexcept nogil:
+    """See Plan.use_factors."""
+    cdef Py_ssize_t i
+    for i in range(SCALE):
+        if rates >> i & 1:
+            multiply(rule, i, factors[0])
+        if i > 0:
+            multiply(follow, i, factors[0])
+    multiply(follow, 0, factors[1])
+
+
 cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi) noexcept nogil:
     """Steps the elements lo to hi of an item, with the stages beside its rule."""
-    cdef double scratch[APART]
-    cdef double before[APART]
-    cdef double room[APART]
+    cdef char memory[3 * APART]
+    cdef char *scratch = between(memory)
+    cdef char *before = scratch + APART
+    cdef char *room = before + APART
     cdef const Item *item = &w.items[k]
     cdef const Gradient *gradient = &w.gradients[k]
     cdef const Cohort *cohort = &w.cohorts[item.cohort]
+    cdef Scalars rule, follow  # of this item, if it has factors
+    cdef const Scalars *rule_c = &cohort.rule
+    cdef const Scalars *follow_c = &cohort.follow
     cdef const Follower *follower
     cdef const void *c
     cdef char *state[STATES]
@@ -247,6 +274,10 @@ cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi
     cdef Py_ssize_t n, at, next_n, j
     cdef int wide = item.width == 8
     cdef bint given = gradient.width != 0
+    if w.factors != NULL and given:
+        rule, follow = cohort.rule, cohort.follow
+        use_factors(w.factors + 2 * k, w.rates, &rule, &follow)
+        rule_c, follow_c = &rule, &follow
     while lo < hi:
         n = hi - lo if hi - lo < PIECE else PIECE
         next_n = hi - lo - n if hi - lo - n < PIECE else PIECE
@@ -270,8 +301,8 @@ cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi
         if given:
             if w.sum_gradient:
                 sums[0] += w.power[gradient.width == 8](gradient.data + lo * gradient.width, n, 2)
-            h = ready(w, item, gradient, cohort, lo, n, <char*>scratch)
-            c = <const void*>cohort.rule.f64 if wide else <const void*>cohort.rule.f32
+            h = ready(w, item, gradient, cohort, lo, n, scratch)
+            c = <const void*>rule_c.f64 if wide else <const void*>rule_c.f32
             w.rule[wide](p, h, state[0], state[1], state[2], state[3], n, c)
         for j in range(w.followers):
             follower = &w.follower[j]
@@ -282,16 +313,16 @@ cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi
             if follower.place < 0:
                 c = <const void*>follower.c.f64 if wide else <const void*>follower.c.f32
             elif wide:
-                c = <const void*>&cohort.follow.f64[follower.place]
+                c = <const void*>&follow_c.f64[follower.place]
             else:
-                c = <const void*>&cohort.follow.f32[follower.place]
+                c = <const void*>&follow_c.f32[follower.place]
             own = NULL
             if follower.memory != NULL:
                 own = follower.memory[k] + at
                 fastopt_prefetch(own + n * item.width, next_n * item.width)
             follower.stage[wide](own, p, before, h, NULL, NULL, n, c)
         if w.sum_param:
-            sums[1] += w.power[wide](p, n, 2)
+            sums[1] += w.near[wide](p, n)
         if w.sum_update:
             sums[2] += w.moved[wide](p, before, room, n)
         if w.zero and given:
@@ -301,8 +332,9 @@ cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi
 
 cdef apart look(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi) noexcept nogil:
     """Sums what the step of the elements lo to hi of an item will do."""
-    cdef double scratch[APART]
-    cdef double room[APART]
+    cdef char memory[2 * APART]
+    cdef char *scratch = between(memory)
+    cdef char *room = scratch + APART
     cdef const Item *item = &w.items[k]
     cdef const Cohort *cohort = &w.cohorts[item.cohort]
     cdef const void *c
@@ -319,12 +351,12 @@ cdef apart look(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi) noexc
             memset(sums, 0, MEASURES * sizeof(double))
         for j in range(STATES):
             state[j] = item.state[j] + lo * item.width if item.state[j] != NULL else NULL
-        h = ready(w, item, &w.gradients[k], cohort, lo, n, <char*>scratch)
+        h = ready(w, item, &w.gradients[k], cohort, lo, n, scratch)
         c = <const void*>cohort.rule.f64 if wide else <const void*>cohort.rule.f32
-        if w.direction[wide] != NULL:
+        if w.agrees:
             w.direction[wide](room, h, state[0], state[1], state[2], state[3], n, c)
             sums[0] += w.agreement[wide](room, h, n)
-        if w.ratio[wide] != NULL:
+        if w.compares:
             own = <const void*>cohort.ratio.f64 if wide else <const void*>cohort.ratio.f32
             sums[1] += w.ratio[wide](h, state[0], state[1], state[2], state[3], room, n, c, own)
         lo += n
@@ -335,7 +367,8 @@ cdef void walk(const Walk *w, int purpose, Py_ssize_t part, Py_ssize_t parts) no
 
     The blocks are the same for any number of parts; they are cut at parameter ends.
     """
-    cdef double scratch[PIECE]
+    cdef char memory[APART]
+    cdef char *scratch = between(memory)
     cdef const Item *item
     cdef const Gradient *gradient
     cdef const Cohort *cohort
@@ -399,7 +432,7 @@ cdef void walk(const Walk *w, int purpose, Py_ssize_t part, Py_ssize_t parts) no
             h = gradient.data + lo * gradient.width
             if prepare != NULL:
                 prepare(scratch, h, p, n, prepare_c)
-                h = <char*>scratch
+                h = scratch
             rule(p, h,
                  item.state[0] + at if item.state[0] != NULL else NULL,
                  item.state[1] + at if item.state[1] != NULL else NULL,
@@ -483,6 +516,7 @@ cdef class Plan:
     cdef Py_ssize_t unit_count
     cdef list followers            # keeps the arrays of the stages alive
     cdef object units              # keeps the numbers of the units alive
+    cdef object factors            # and those of use_factors()
     cdef Py_ssize_t scalars        # numbers that each parameter has beside its state arrays
 
     def __cinit__(self, str rule, level=None, Py_ssize_t scalars=0):
@@ -506,8 +540,14 @@ cdef class Plan:
         for k in range(2):
             self.walk.power[k] = <sum_t>PyCapsule_GetPointer(table.SUMS["power"][k], "fastopt.rule")
             self.walk.limited[k] = <sum_t>PyCapsule_GetPointer(table.SUMS["limited"][k], "fastopt.rule")
+            self.walk.near[k] = <near_t>PyCapsule_GetPointer(table.MEASURES["near"][k], "fastopt.rule")
             self.walk.moved[k] = <moved_t>PyCapsule_GetPointer(table.MEASURES["moved"][k], "fastopt.rule")
             self.walk.agreement[k] = <agreement_t>PyCapsule_GetPointer(table.MEASURES["agreement"][k], "fastopt.rule")
+            self.walk.ratio[k] = <ratio_t>PyCapsule_GetPointer(table.MEASURES["ratio"][k], "fastopt.rule")
+            if rule in table.DIRECTIONS:
+                self.walk.direction[k] = <rule_t>PyCapsule_GetPointer(table.DIRECTIONS[rule][k], "fastopt.rule")
+        for k in table.RATES.get(rule, ()):
+            self.walk.rates |= 1 << k
         for (p, g), address in table.PREPARE.items():
             self.walk.prepare[p == 8][g == 8] = <prepare_t>PyCapsule_GetPointer(address, "fastopt.rule")
 
@@ -831,6 +871,7 @@ cdef class Plan:
     def release(self):
         """Gives the plan back after begin(), without a step."""
         self.use_units(None)
+        self.use_factors(None)
         self.busy = False
         self.converted = self.given = None
 
@@ -1011,21 +1052,33 @@ cdef class Plan:
         each cohort). Which rules have these: see can_look().
         """
         cdef Py_ssize_t k
+        looks, compares = self.can_look(self.rule)
+        if agreement and not looks or ratio is not None and not compares:
+            raise ValueError(f"{self.rule} has not what look() was asked for: see can_look()")
         self.answer(coefficients, True)
-        table = simd.table(self.level)
-        for k in range(2):
-            self.walk.direction[k] = NULL
-            self.walk.ratio[k] = NULL
-            if agreement:
-                self.walk.direction[k] = <rule_t>PyCapsule_GetPointer(table.DIRECTIONS[self.rule][k], "fastopt.rule")
-            if ratio is not None:
-                self.walk.ratio[k] = <ratio_t>PyCapsule_GetPointer(table.RATIOS[self.rule][k], "fastopt.rule")
+        self.walk.agrees, self.walk.compares = agreement, ratio is not None
         if ratio is not None:
             for k in range(self.cohort_count):
                 fill(&self.walk.cohorts[k].ratio, ratio[k])
         self.reserve_sums(0)
         self.go(LOOK, num_threads)
         return self.collect(2, False, True)
+
+    def use_factors(self, factors):
+        """Gives each parameter two factors in the next run(): shape (parameters, 2). None: 1 and 1.
+
+        The first is for its learning rate: for the rule's coefficients that are proportional to it, and for those
+        of stages with a place but the first. The second is for that.
+        """
+        cdef double[:, ::1] values
+        if factors is None:
+            self.walk.factors = NULL
+        else:
+            values = factors
+            if values.shape[0] != self.walk.count or values.shape[1] != 2:
+                raise ValueError(f"factors must have shape {(self.walk.count, 2)}")
+            self.walk.factors = &values[0, 0] if self.walk.count else NULL
+        self.factors = factors
 
     cdef go(self, int purpose, num_threads):
         """Walks, with as many threads as pay."""
@@ -1239,9 +1292,9 @@ cdef class Plan:
 
     @staticmethod
     def can_look(str rule):
-        """(agreement, ratio): whether look() has them for a rule."""
+        """(agreement, ratio): whether look() has them for a rule. Without the first, all moves against the gradient."""
         table = simd.table(simd.level())
-        return rule in table.DIRECTIONS, rule in table.RATIOS
+        return rule in table.DIRECTIONS, rule in table.RATES
 
     def finish(self):
         """Counts the step and gives the plan back."""

@@ -141,12 +141,34 @@ cdef double power_sum(source x, Py_ssize_t n, double order) noexcept nogil:
         sum += pow(fabs(<double>x[i]), order)
     return sum
 
-# sum (p - q)^2; t is room for n numbers
+cdef enum:
+    WIDE_LANES = 32      # of float32: as many as hide the time of an addition
+
+# sum x^2 for logs, n <= 2048: to 1e-5 of its value, in float32 if x is, unless that may be out of range
+cdef double near_sum(vec x, Py_ssize_t n) noexcept nogil:
+    cdef float lanes[WIDE_LANES]
+    cdef double halves[LANES]
+    cdef double sum
+    cdef Py_ssize_t i, k, whole = n - n % WIDE_LANES
+    if vec is f32:
+        for k in range(WIDE_LANES):
+            lanes[k] = 0
+        for i in range(0, whole, 32):
+            for k in range(WIDE_LANES):
+                lanes[k] += x[i + k] * x[i + k]
+        for k in range(LANES):
+            halves[k] = <double>lanes[k] + <double>lanes[k + LANES]
+        sum = total(halves)
+        if <double>1e-30 < sum < <double>1e30:
+            return sum + power_sum(x + whole, n - whole, 2)
+    return power_sum(x, n, 2)
+
+# sum (p - q)^2 likewise; t is room for n numbers
 cdef double moved_sum(vec p, vec q, vec t, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(n):
         t[i] = p[i] - q[i]
-    return power_sum(t, n, 2)
+    return near_sum(t, n)
 
 
 # ---- ahead of the rule -------------------------------------------------------------------------
@@ -217,23 +239,23 @@ cdef double ratio_sum(vec h, vec _0, vec v, vec _2, vec _3, vec t, Py_ssize_t n,
 # stage(own, p, q, h, s, NULL, n, c): `own` is an array that the stage keeps, or NULL; p, q, h as above, p written.
 # The average of rules.pxi is one too.
 
-# p = q - m (q - p), m = c0 where p moved against the gradient and 0 elsewhere.   Liang et al. 2024, arXiv 2411.16085.
-cdef void cautious(vec own, vec p, vec q, vec h, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+# p = q - m (q - p) - c1 q, m = c0 where p moved against the gradient and 0 elsewhere. The decoupled weight decay is not
+# the rule's, whose update it would turn.   Liang et al. 2024, arXiv 2411.16085.
+cdef inline loop cautious_loop(vec p, vec q, vec h, Py_ssize_t n, vec c, bint decays) noexcept nogil:
     cdef Py_ssize_t i
-    s = c[0]
-    zero = s - s
+    s, d = c[0], c[1]
+    zero = s - s  # no literal: it would be a double
     for i in range(n):
         x = h[i] if q[i] > p[i] else -h[i]
         m = s if x > zero else zero
-        p[i] = q[i] - m * (q[i] - p[i])
+        y = q[i] - m * (q[i] - p[i])
+        p[i] = y - d * q[i] if decays else y
 
-# p = p - c0 q: decoupled weight decay apart from the rule, which a stage before it must not see
-cdef void decay(vec own, vec p, vec q, vec h, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
-    cdef Py_ssize_t i
-    d = c[0]
-    if d:  # else an infinite q would become NaN
-        for i in range(n):
-            p[i] = p[i] - d * q[i]
+cdef void cautious(vec own, vec p, vec q, vec h, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    if c[1]:  # else an infinite q would become NaN
+        cautious_loop(p, q, h, n, c, True)
+    else:
+        cautious_loop(p, q, h, n, c, False)
 
 # p = p - c0 q where the update has the sign of q, or none.   Chen et al. 2025, arXiv 2510.12402.
 cdef void cautious_decay(vec own, vec p, vec q, vec h, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
@@ -279,12 +301,14 @@ SUMS = {
     "limited": (capsule(<void*>limited_sum[f32]), capsule(<void*>limited_sum[f64])),
 }
 MEASURES = {
+    "near": (capsule(<void*>near_sum[f32]), capsule(<void*>near_sum[f64])),
     "moved": (capsule(<void*>moved_sum[f32]), capsule(<void*>moved_sum[f64])),
     "agreement": (capsule(<void*>agreement[f32]), capsule(<void*>agreement[f64])),
+    "ratio": (capsule(<void*>ratio_sum[f32]), capsule(<void*>ratio_sum[f64])),
 }
-# rule -> (float32, float64)
-cdef object second_moment = (capsule(<void*>ratio_sum[f32]), capsule(<void*>ratio_sum[f64]))
-RATIOS = {"adam": second_moment, "radam": second_moment, "nadam": second_moment}
+# rule -> its coefficients that are proportional to the learning rate, for those that "ratio" serves
+RATES = {"adam": (4, 8), "radam": (4, 6), "nadam": (4, 5, 8)}
+# rule -> (float32, float64), for those whose update may have another sign than the gradient
 cdef object first_moment = (capsule(<void*>moment[f32]), capsule(<void*>moment[f64]))
 DIRECTIONS = {
     "sgd": (capsule(<void*>momentum[f32]), capsule(<void*>momentum[f64])),
@@ -297,7 +321,6 @@ DIRECTIONS = {
 STAGES = {
     "average": (capsule(<void*>average[f32]), capsule(<void*>average[f64])),
     "cautious": (capsule(<void*>cautious[f32]), capsule(<void*>cautious[f64])),
-    "decay": (capsule(<void*>decay[f32]), capsule(<void*>decay[f64])),
     "cautious_decay": (capsule(<void*>cautious_decay[f32]), capsule(<void*>cautious_decay[f64])),
     "project": (capsule(<void*>project[f32]), capsule(<void*>project[f64])),
     "lookahead": (capsule(<void*>lookahead[f32]), capsule(<void*>lookahead[f64])),

@@ -22,10 +22,7 @@ __all__ = ["NonFiniteGradient", "Stages", "Step", "layer_decay"]
 policies = one_of("propagate", "skip", "raise")
 
 # where the stages after the rule have their coefficients among those of a cohort
-CAUTIOUS, DECAY = range(2)
-
-# rules whose update always has the sign of the gradient
-ALIGNED = ("adagrad", "adadelta", "asgd", "rprop")
+CAUTIOUS, DECAY, CAUTIOUS_DECAY = range(3)
 
 
 class NonFiniteGradient(ArithmeticError):
@@ -246,9 +243,10 @@ class Pipeline:
                 raise ValueError(f"{option} needs decoupled weight decay, which {name} has not with these options")
         if stages.no_decay and not decays:
             raise ValueError(f"no_decay has no meaning for {name}: it has no weight_decay")
-        if stages.clip_update is not None and "exp_avg_sq" not in optimizer.state_slots:
+        turns, compares = Plan.can_look(optimizer.rule)
+        if stages.clip_update is not None and not compares:
             raise ValueError(f"clip_update needs a second moment, exp_avg_sq, which {name} has not")
-        if stages.cautious and optimizer.rule in ALIGNED:
+        if stages.cautious and not turns:
             raise ValueError(f"cautious has no meaning for {name}: its update always has the sign of the gradient")
         if stages.lr_scale is not None and optimizer.rule == "rprop":
             raise ValueError("lr_scale has no meaning for Rprop: lr is only where its step sizes begin")
@@ -284,17 +282,16 @@ class Pipeline:
         self.grow()
         optimizer, stages, plan = self.optimizer, self.stages, self.optimizer._plan
         self.multipliers = multipliers(stages, plan)
-        self.single = stages.clip_update is not None or stages.cautious is True  # each has coefficients of its own
-        self.kinds = self.multipliers if self.single else list(dict.fromkeys(self.multipliers))  # of each variant
-        variants = range(len(plan)) if self.single else [self.kinds.index(kind) for kind in self.multipliers]
+        self.kinds = list(dict.fromkeys(self.multipliers))  # of each variant
+        variants = [self.kinds.index(kind) for kind in self.multipliers]
         self.split_decay = bool(stages.cautious or stages.cautious_weight_decay)
-        self.adapts = self.single or self.split_decay or stages.corrected_weight_decay is not None or any(
+        self.adapts = self.split_decay or stages.corrected_weight_decay is not None or any(
             kind != (1.0, 1.0) for kind in self.kinds)
         followers, self.shared = [], []  # shared: (place in the table, its source)
         if stages.cautious:
             followers.append(("cautious", None, False, CAUTIOUS))
-        if self.split_decay:
-            followers.append(("cautious_decay" if stages.cautious_weight_decay else "decay", None, False, DECAY))
+        if stages.cautious_weight_decay:
+            followers.append(("cautious_decay", None, False, CAUTIOUS_DECAY))
         if stages.lookahead:
             self.shared.append((len(followers), None))
             followers.append(("lookahead", self.slow, True, -1))
@@ -440,13 +437,8 @@ class Pipeline:
         answers = self.answers(cohorts, scale, limit)
         if plan.unready:
             optimizer._give_states(plan.missing())
-        if self.single:
-            ratio = None if stages.clip_update is None else [
-                (1.0 / (1.0 - settings["betas"][1] ** step), settings["eps"] ** 2) for step, _, (settings, *_) in cohorts]
-            means = plan.look(answers, threads, agreement=stages.cautious is True, ratio=ratio) / self.sizes[:, None]
-            with np.errstate(all="ignore"):
-                slower = ratio and 1.0 / np.maximum(np.sqrt(means[:, 1]) / stages.clip_update, 1.0)
-            answers = self.answers(cohorts, scale, limit, means[:, 0] if stages.cautious is True else None, slower)
+        if stages.cautious is True or stages.clip_update is not None:
+            plan.use_factors(self.factors(cohorts, answers))
         for place, average in self.shared:
             if average is None:
                 steps, share = stages.lookahead
@@ -466,6 +458,23 @@ class Pipeline:
             self.take_statistics(sums[:, :3], unscale, record)
 
     @np.errstate(all="ignore")
+    def factors(self, cohorts, answers):
+        """What each parameter's learning rate and share of elements are multiplied with: see `Plan.use_factors`."""
+        stages, ratio = self.stages, None
+        if stages.clip_update is not None:
+            ratio = [(1.0 / (1.0 - settings["betas"][1] ** step), settings["eps"] ** 2)
+                     for step, _, (settings, *_) in cohorts]
+        agreement = stages.cautious is True
+        means = self.optimizer._plan.look(answers, self.optimizer._num_threads, agreement=agreement, ratio=ratio)
+        means /= self.sizes[:, None]
+        factors = np.ones_like(means)
+        if ratio is not None:
+            factors[:, 0] = 1.0 / np.maximum(np.sqrt(means[:, 1]) / stages.clip_update, 1.0)
+        if agreement:
+            factors[:, 1] = 1.0 / np.maximum(means[:, 0], 1e-3)
+        return factors
+
+    @np.errstate(all="ignore")
     def take_statistics(self, sums, unscale, record):
         """Writes down the norms of each group, from sum g^2, sum p^2 and sum of squared updates of each parameter."""
         if len(self.group_of) != len(sums):
@@ -481,18 +490,17 @@ class Pipeline:
         plan = self.optimizer._plan
         return [plan.group(i) for i in range(len(plan))]
 
-    def answers(self, cohorts, scale, limit, shares=None, slower=None):
-        """What the plan needs of each cohort. `shares` and `slower` are what a look ahead found of each parameter."""
+    def answers(self, cohorts, scale, limit):
+        """What the plan needs of each cohort."""
         optimizer, stages = self.optimizer, self.stages
         answers = []
         for (step, scalars, settled), variant in zip(cohorts, optimizer._plan.variants(), strict=True):
             settings, (sign, decay), _ = settled
-            follow = [1.0, 0.0]
+            follow = [1.0, 0.0, 0.0]
             if self.adapts:
-                settings, follow[DECAY] = self.adapted(settings, variant, slower)
+                taken = CAUTIOUS_DECAY if stages.cautious_weight_decay else DECAY
+                settings, follow[taken] = self.adapted(settings, variant)
                 decay = optimizer.coupled_decay(settings)
-                if shares is not None:
-                    follow[CAUTIOUS] = 1.0 / max(shares[variant], 1e-3)
             if optimizer.scalar_slots:
                 coefficients, after = optimizer._with_scalars(settings, step, scalars)
             else:
@@ -500,7 +508,7 @@ class Pipeline:
             answers.append(((sign * scale, decay, 0.0, limit), coefficients, after, tuple(follow)))
         return answers
 
-    def adapted(self, settings, variant, slower):
+    def adapted(self, settings, variant):
         """The settings of a variant, and the decay that a stage takes over from the rule."""
         stages, settings = self.stages, dict(settings)
         lr_scale, decay_scale = self.kinds[variant]
@@ -509,7 +517,7 @@ class Pipeline:
             settings["weight_decay"] *= decay_scale
             if stages.corrected_weight_decay is not None:
                 settings["weight_decay"] *= settings["lr"] / stages.corrected_weight_decay
-        settings["lr"] *= lr_scale * (1.0 if slower is None else float(slower[variant]))
+        settings["lr"] *= lr_scale
         if "weight_decay" in settings:
             if self.split_decay and settings.get("decoupled_weight_decay"):
                 taken, settings["weight_decay"] = settings["lr"] * settings["weight_decay"], 0.0
