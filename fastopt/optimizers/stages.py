@@ -280,7 +280,7 @@ class Pipeline:
         """Shows the stages to the plan; needed again when parameters were added."""
         self.check()
         self.grow()
-        optimizer, stages, plan = self.optimizer, self.stages, self.optimizer._plan
+        stages, plan = self.stages, self.optimizer._plan
         self.multipliers = multipliers(stages, plan)
         self.kinds = list(dict.fromkeys(self.multipliers))  # of each variant
         variants = [self.kinds.index(kind) for kind in self.multipliers]
