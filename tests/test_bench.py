@@ -416,7 +416,7 @@ def test_limit_of_the_whole_step_leaves_states_and_clears_gradients():
 
 def test_every_stage_has_its_row():
     free = {"max_skips", "accumulation", "corrected_weight_decay", "no_decay", "lr_scale"}  # of elements cost nothing
-    rows = [options for options, _ in stages.STAGES.values() if options]
+    rows = [options for options, *_ in stages.STAGES.values() if options]
     assert {name for options in rows for name in options} | free == set(vars(fastopt.stages.Stages()))
 
 
@@ -424,7 +424,7 @@ def test_tables_of_stages(capsys):
     stages.main(["--case", "2x8", "--rounds", "1", "--threads", "1", "--threads", "1000000"])
     lines = table(capsys.readouterr().out)
     first = [line for line in lines if len(line) == 7]
-    assert [line[1] for line in first] == [stages.BEFORE, *stages.STAGES, stages.MICRO_BATCHES]
+    assert [line[1] for line in first] == [stages.BEFORE, *stages.STAGES, stages.MICRO_BATCHES, stages.READ]
     second = [line for line in lines if len(line) == 9]
     assert [line[2] for line in second if not line[2].startswith(stages.TORCH)] == [
         rivals.FASTOPT, rivals.BOUND, rivals.LIMIT, second[-1][2],

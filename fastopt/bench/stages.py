@@ -15,10 +15,11 @@ normal, so that their norm is far above 1 and clipping acts. They lie one after 
 fastopt and the limit work on the same parameters, gradients and moments; torch's lie in memory of the same kind.
 
 Second table: AdamW alone, and with one stage at a time, all on the same parameters, gradients and moments. "Its bytes"
-is what a stage may cost if memory is all that counts: the bytes of the step with it over the 28 of the step alone.
-A parameter has rows here, so that stages that work by rows have some. The line "before any stages" was measured at
-the start, when no optimizer of the process had stages; all others afterwards, in turns. The median is a ratio of
-medians.
+is what a stage may cost if memory is all that counts: the bytes that the pass moves with it, over the 28 of the step
+alone, and a read of an array for each one that it must see as a whole before. What such a read costs is measured with
+`numpy.max`. A parameter has rows here, so that stages that work by rows have some. The line "before any stages" was
+measured at the start, when no optimizer of the process had stages; all others afterwards, in turns. The median is a
+ratio of medians.
 """
 
 import argparse
@@ -237,30 +238,32 @@ def print_race(cases, numbers, rounds, seconds):
 # ---- stage by stage ----------------------------------------------------------------------------
 
 PLAIN, BEFORE, MICRO_BATCHES = "no stages", "no stages, before any stages", "accumulate, 2 micro-batches"
-# name: (the options, bytes that the step with them moves for each element)
+READ = "a read of the gradient, numpy.max"
+# name: (the options, bytes that the pass moves for each element with them, arrays that are read as a whole before)
 STAGES = {
-    PLAIN: (None, PLAIN_BYTES),
-    "stages set, all off": ({}, PLAIN_BYTES),
-    "clip, global norm": ({"clip": 1.0}, 32),
-    "clip, norm of each parameter": ({"clip": ParameterNorm(1.0)}, 32),
-    "clip, value": ({"clip": Value(0.5)}, PLAIN_BYTES),
-    "clip, adaptive": ({"clip": Adaptive(0.01)}, 36),
-    "on_nonfinite, skip": ({"on_nonfinite": "skip"}, 32),
-    "centralize": ({"centralize": True}, 32),
-    "cautious": ({"cautious": True}, 44),
-    "cautious, unscaled": ({"cautious": "unscaled"}, PLAIN_BYTES),
-    "cautious_weight_decay": ({"cautious_weight_decay": True}, PLAIN_BYTES),
-    "clip_update": ({"clip_update": 1.0}, 44),
-    "bounds": ({"bounds": (-1e3, 1e3)}, PLAIN_BYTES),
-    "lookahead, every 5 steps": ({"lookahead": (5, 0.5)}, 29.6),
-    "average, EMA": ({"average": EMA}, 36),
-    "average, SWA": ({"average": SWA}, 36),
-    "zero_grad": ({"zero_grad": True}, 32),
-    "statistics": ({"statistics": True}, PLAIN_BYTES),
-    "clip, EMA and zero_grad": (WHOLE, BYTES),
+    PLAIN: (None, PLAIN_BYTES, 0),
+    "stages set, all off": ({}, PLAIN_BYTES, 0),
+    "clip, global norm": ({"clip": 1.0}, PLAIN_BYTES, 1),
+    "clip, norm of each parameter": ({"clip": ParameterNorm(1.0)}, PLAIN_BYTES, 1),
+    "clip, value": ({"clip": Value(0.5)}, PLAIN_BYTES, 0),
+    "clip, adaptive": ({"clip": Adaptive(0.01)}, PLAIN_BYTES, 2),
+    "on_nonfinite, skip": ({"on_nonfinite": "skip"}, PLAIN_BYTES, 1),
+    "centralize": ({"centralize": True}, PLAIN_BYTES, 1),
+    "cautious": ({"cautious": True}, PLAIN_BYTES, 2),
+    "cautious, unscaled": ({"cautious": "unscaled"}, PLAIN_BYTES, 0),
+    "cautious_weight_decay": ({"cautious_weight_decay": True}, PLAIN_BYTES, 0),
+    "clip_update": ({"clip_update": 1.0}, PLAIN_BYTES, 2),
+    "bounds": ({"bounds": (-1e3, 1e3)}, PLAIN_BYTES, 0),
+    "lookahead, every 5 steps": ({"lookahead": (5, 0.5)}, 29.6, 0),
+    "average, EMA": ({"average": EMA}, 36, 0),
+    "average, SWA": ({"average": SWA}, 36, 0),
+    "zero_grad": ({"zero_grad": True}, 32, 0),
+    "statistics": ({"statistics": True}, PLAIN_BYTES, 0),
+    "clip, EMA and zero_grad": (WHOLE, 40, 1),
 }
 # the first micro-batch is read and its sum written, the second is read and its sum read and written
-MICRO_BYTES = 8 + 12 + PLAIN_BYTES
+MOVED = {name: moved for name, (_, *moved) in STAGES.items()} | {
+    BEFORE: (PLAIN_BYTES, 0), MICRO_BATCHES: (8 + 12 + PLAIN_BYTES, 0), READ: (0, 1)}
 
 
 def staged(work):
@@ -272,8 +275,9 @@ def staged(work):
         summing.accumulate(grads)
         summing.step()
 
-    return [*(work.rival(name, stages) for name, (stages, _) in STAGES.items()),
-            Rival(MICRO_BATCHES, step, (work.grads,), work.refill)]
+    return [*(work.rival(name, stages) for name, (stages, *_) in STAGES.items()),
+            Rival(MICRO_BATCHES, step, (work.grads,), work.refill),
+            Rival(READ, lambda _: np.max(work.gradient), before=work.refill)]
 
 
 def print_stages(works, rounds, seconds):
@@ -285,12 +289,13 @@ def print_stages(works, rounds, seconds):
         entries = staged(work)
         samples = dict(zip((one.name for one in entries),
                            interleave(entries, rounds, seconds, spacer(work.bytes)), strict=True))
-        plain = samples[PLAIN]
-        for name, own in {BEFORE: first, **samples}.items():
-            moved = MICRO_BYTES if name == MICRO_BATCHES else STAGES.get(name, STAGES[PLAIN])[1]
+        plain, read = samples[PLAIN], samples.pop(READ)
+        share = min(read) / min(plain)
+        for name, own in {BEFORE: first, **samples, READ: read}.items():
+            moved, reads = MOVED[name]
             print(f"| {work.case.name} | {name} | {figures(min(own) * 1e6)} | {figures(median(own) * 1e6)} "
                   f"| {min(own) / min(plain):.2f} x | {median(own) / median(plain):.2f} x "
-                  f"| {moved / PLAIN_BYTES:.2f} x |", flush=True)
+                  f"| {moved / PLAIN_BYTES + reads * share:.2f} x |", flush=True)
 
 
 def main(arguments=None):

@@ -300,7 +300,7 @@ cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi
             memcpy(before, p, n * item.width)
         if given:
             if w.sum_gradient:
-                sums[0] += w.power[gradient.width == 8](gradient.data + lo * gradient.width, n, 2)
+                sums[0] += w.near[gradient.width == 8](gradient.data + lo * gradient.width, n)
             h = ready(w, item, gradient, cohort, lo, n, scratch)
             c = <const void*>rule_c.f64 if wide else <const void*>rule_c.f32
             w.rule[wide](p, h, state[0], state[1], state[2], state[3], n, c)

@@ -440,11 +440,10 @@ class Optimizer(Hooked):
             corrected_weight_decay: the largest learning rate η₀; decoupled decay is λ η²/η₀ then, so that the weights
                 keep their norm under a schedule (Defazio 2025, arXiv 2506.02285).
             clip_update: d; divides the learning rate of a parameter by max(1, RMS(g/√v̂)/d) (StableAdamW; Wortsman et
-                al. 2023, arXiv 2304.13013). Costs a sweep that reads parameters, gradients and state.
+                al. 2023, arXiv 2304.13013). Costs a sweep that reads the gradients and the second moment.
             cautious: leaves out what an update has against its gradient, and scales the rest by 1/(the share that
-                is left) (Liang et al. 2024, arXiv 2411.16085); costs a sweep as `clip_update`. "unscaled"
-                does not scale and costs none. The update is what the parameter moved: one that a float32 cannot hold
-                counts as against its gradient.
+                is left) (Liang et al. 2024, arXiv 2411.16085); costs a sweep that reads the gradients and the momentum.
+                "unscaled" does not scale and costs none.
             cautious_weight_decay: decays only where the update has the sign of the parameter (Chen et al. 2025,
                 arXiv 2510.12402).
             lookahead: (k, α): every k steps the slow weights move by α towards the parameters, which then take
@@ -453,7 +452,8 @@ class Optimizer(Hooked):
             average: an average of `fastopt.averages`, or several: updated with every step that is made.
             zero_grad: writes zeros into the gradients of the step, also of one that is skipped; those that were given
                 to `accumulate` are only read.
-            statistics: `last_step` has the norms of gradients, updates and parameters of every group.
+            statistics: `last_step` has the norms of gradients, updates and parameters of every group, for logs: those of
+                float32 arrays are right to a relative 1e-5.
 
         A step with stages needs dense gradients. `step(clip=..., grad_scale=..., on_nonfinite=...)` does the same for
         one step, and `last_step` says what it did.
