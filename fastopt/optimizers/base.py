@@ -452,8 +452,8 @@ class Optimizer(Hooked):
             average: an average of `fastopt.averages`, or several: updated with every step that is made.
             zero_grad: writes zeros into the gradients of the step, also of one that is skipped; those that were given
                 to `accumulate` are only read.
-            statistics: `last_step` has the norms of gradients, updates and parameters of every group, for logs: those of
-                float32 arrays are right to a relative 1e-5.
+            statistics: `last_step` has the norms of gradients, updates and parameters of every group, for logs: of
+                float32 arrays they are right to a relative 1e-5.
 
         A step with stages needs dense gradients. `step(clip=..., grad_scale=..., on_nonfinite=...)` does the same for
         one step, and `last_step` says what it did.
