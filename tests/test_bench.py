@@ -8,7 +8,8 @@ import pytest
 from common import ELEMENTWISE
 
 import fastopt
-from fastopt.bench import cases, cli, numpy_in_place, rivals, runner, stages, targets, threads_in_loop
+from fastopt.bench import cases, cli, numpy_in_place, rivals, runner, schedulers, stages, targets, threads_in_loop
+from fastopt.schedules.table import ROWS as ROWS_OF_SCHEDULES
 
 ROWS = {row.name: row for row in rivals.rows()}
 TORCH = {rivals.LOOP, rivals.FOREACH, rivals.FUSED}
@@ -336,6 +337,16 @@ def test_speed_has_a_line_for_each_method(capsys, monkeypatch):
     assert [line[0] for line in lines] == ["SGD", "SGD momentum=0.9", "RMSprop"]
     assert all(" x (" in cell for line in lines for cell in line[1:3])
     assert all(line[3].endswith("%") for line in lines)
+
+
+# ---- schedulers and schedules ------------------------------------------------------------------
+
+def test_tables_of_schedulers(capsys, monkeypatch):
+    monkeypatch.setattr(schedulers, "ROUNDS", 1)
+    monkeypatch.setattr(schedulers, "STEPS", 1)
+    schedulers.main()
+    names = [line[0] for line in table(capsys.readouterr().out)]
+    assert names == ["scheduler", *schedulers.CASES, "schedule", *(row.name for row in ROWS_OF_SCHEDULES)]
 
 
 # ---- the race of stages ------------------------------------------------------------------------

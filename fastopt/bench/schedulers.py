@@ -1,7 +1,8 @@
-"""`step()` of every scheduler against torch's: `python -m fastopt.bench.schedulers`.
+"""`step()` of every scheduler against torch's, and every schedule: `python -m fastopt.bench.schedulers`.
 
-One group. The optimizers do not step, so that only the schedulers are timed; what a changed rate costs in the next
-step of the optimizer is the last row. torch, and transformers for GreedyLR, are left out where they are missing.
+First table: schedulers with one group. The optimizers do not step, so that only the schedulers are timed; what a
+changed rate costs in the next step of the optimizer is the last row. torch, and transformers for GreedyLR, are left out
+where they are missing. Second table: one call of each schedule, and the array of a million steps.
 """
 
 import gc
@@ -15,6 +16,9 @@ from typing import Any
 import numpy as np
 
 import fastopt
+
+from ..schedules import table
+from .machine import machine
 
 ROUNDS, STEPS = 40, 500
 TOTAL = (ROUNDS + 1) * STEPS
@@ -105,7 +109,24 @@ def race(steps, *arguments):
     return {who: each[1:] for who, each in times.items()}
 
 
+def print_schedules():
+    """The second table; each schedule with the first of its examples."""
+    steps = 1_000_000
+    print(f"\n| schedule | a call, best µs | preview of {steps:,} steps, best ms |")
+    print("|---|---|---|")
+    for row in table.ROWS:
+        schedule = row.make(**row.examples(steps)[0])
+        calls = race({"call": schedule}, steps // 3)["call"]
+        previews = []
+        for _ in range(min(5, ROUNDS)):
+            start = time.perf_counter()
+            schedule.preview(steps)
+            previews.append(time.perf_counter() - start)
+        print(f"| {row.name} | {min(calls):.2f} | {min(previews) * 1e3:.1f} |", flush=True)
+
+
 def main():
+    print(*(f"- {name}: {value}" for name, value in machine().items()), sep="\n", end="\n\n")
     warnings.simplefilter("ignore")  # that the optimizers do not step
     print(f"microseconds of one step() with one group: the best and the median of {ROUNDS} rounds of {STEPS}\n")
     print("| scheduler | fastopt, best | median | torch, best | median | ratio of medians |")
@@ -126,6 +147,7 @@ def main():
     plain, scheduled, alone = (median(times[who]) for who in ("plain", "scheduled", "alone"))
     print(f"\nAdamW.step of one number: {plain:.2f}; with StepLR, which changes the rate each time: {scheduled:.2f}; "
           f"reading the new rate costs {scheduled - plain - alone:.2f}")
+    print_schedules()
 
 
 if __name__ == "__main__":
