@@ -306,6 +306,8 @@ class Pipeline:
         if stages.bounds:
             plan.follow(bounds, stages.bounds)
         plan.set_variants(variants)
+        # a vector has no row means: those of infinite rows are 0
+        self.row_sizes = np.array([math.prod(param.shape[1:]) if param.ndim > 1 else math.inf for param in plan.params])
         self.sizes = np.array([max(1, param.size * (1 + (param.dtype.kind == "c"))) for param in plan.params], float)
 
     # ---- the step
@@ -409,9 +411,7 @@ class Pipeline:
             sums = plan.unit_sums(self.optimizer._num_threads, centers=self.stages.centralize,
                                   limit=limit / scale if limit else math.inf, adapts=isinstance(clip, Adaptive))
             if self.stages.centralize:
-                sizes = [param.size // max(1, count) if param.ndim > 1 else math.inf
-                         for param, count in zip(plan.params, lengths, strict=True)]
-                units[:, 1] = sums[:, 0] / np.repeat(sizes, lengths)
+                units[:, 1] = sums[:, 0] / np.repeat(self.row_sizes, lengths)
             if isinstance(clip, Adaptive):
                 most = clip.clip_factor * np.maximum(np.sqrt(sums[:, 2]), clip.eps)
                 norms = scale * np.sqrt(sums[:, 1])
@@ -478,7 +478,7 @@ class Pipeline:
     def take_statistics(self, sums, unscale, record):
         """Writes down the norms of each group, from sum g^2, sum p^2 and sum of squared updates of each parameter."""
         if len(self.group_of) != len(sums):
-            self.group_of = self.groups()
+            self.group_of = np.array(self.groups())
         by_group = np.stack([np.bincount(self.group_of, column) for column in sums.T], axis=1)
         norms = np.sqrt(by_group) * (unscale, 1.0, 1.0)
         record.grad_norms, record.param_norms, record.update_norms = (column.tolist() for column in norms.T)
