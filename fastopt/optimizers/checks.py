@@ -1,6 +1,7 @@
 """Checks of hyperparameters: each takes a name and a value and returns the plain Python value, or raises."""
 
 import math
+from fnmatch import fnmatchcase
 
 
 def real(name, value):
@@ -132,3 +133,12 @@ def numbers(count):
         return tuple(number(f"{name}[{i}]", part) for i, part in enumerate(parts))
 
     return check
+
+
+def check_matches(option, patterns, names, remedy=""):
+    """Raises unless every pattern, as in a shell, is the name of a parameter."""
+    for pattern in patterns:
+        if None in names:
+            raise ValueError(f"{option} has patterns of names, but the parameters have no names{remedy}")
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ValueError(f"{option} has {pattern!r}, which matches no parameter of {', '.join(names)}")

@@ -11,6 +11,7 @@ from ..kernels.plan import called, check_parameter
 from .adam import AdamW
 from .base import Grads, Optimizer, Params, check_names, is_group
 from .checkpoint import match
+from .checks import check_matches
 from .muon import Muon
 from .state import ParameterState, step_count
 from .tree import flatten, is_container, listed
@@ -255,9 +256,5 @@ def chosen(exclude, names, arrays):
     wrong = [pattern for pattern in patterns if not isinstance(pattern, str)]
     if wrong:
         raise TypeError(f"exclude must be patterns of names or a function, got {wrong[0]!r}")
-    if patterns and None in names:
-        raise ValueError("exclude has patterns of names, but the parameters have no names; give a function")
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise ValueError(f"exclude has {pattern!r}, which matches no parameter of {', '.join(names)}")
+    check_matches("exclude", patterns, names, "; give a function")
     return [any(fnmatchcase(name, pattern) for pattern in patterns) for name in names]

@@ -3,17 +3,17 @@
 All that an optimizer does without stages stands in base.py; a step comes here only when some are set.
 """
 
-import fnmatch
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 
 from ..kernels.arrays import full_like
 from ..kernels.plan import Plan, unchanged
-from .checks import at_least_one, flag, nonnegative, one_of, pair, positive
+from .checks import at_least_one, check_matches, flag, nonnegative, one_of, pair, positive
 from .clipping import Adaptive, Clip, GlobalNorm, Norm, ParameterNorm, Value, as_clip, root, shrink
 from .state import same_shape
 
@@ -589,7 +589,7 @@ def copied(param):
 def multipliers(stages, plan):
     """(of the learning rate, of the weight decay) for each parameter."""
     rate = scale_of(stages.lr_scale, plan)
-    check_matches("no_decay", [rule for rule in stages.no_decay if isinstance(rule, str)], plan)
+    check_matches("no_decay", [rule for rule in stages.no_decay if isinstance(rule, str)], plan.names)
     keep = [0.0 if excluded(stages.no_decay, plan.names[i], param) else 1.0 for i, param in enumerate(plan.params)]
     return list(zip(rate, keep, strict=True))
 
@@ -600,18 +600,9 @@ def excluded(no_decay, name, param):
         if isinstance(rule, int):
             if param.ndim <= rule:
                 return True
-        elif fnmatch.fnmatchcase(name, rule):
+        elif fnmatchcase(name, rule):
             return True
     return False
-
-
-def check_matches(option, patterns, plan):
-    """Raises unless every pattern is the name of a parameter."""
-    for pattern in patterns:
-        if None in plan.names:
-            raise ValueError(f"{option} has patterns of names, but the parameters have no names")
-        if not any(fnmatch.fnmatchcase(name, pattern) for name in plan.names):
-            raise ValueError(f"{option} has {pattern!r}, which matches no parameter of {', '.join(plan.names)}")
 
 
 def scale_of(lr_scale, plan):
@@ -619,10 +610,10 @@ def scale_of(lr_scale, plan):
     if lr_scale is None:
         return [1.0] * len(plan)
     if isinstance(lr_scale, Mapping):
-        check_matches("lr_scale", lr_scale, plan)
+        check_matches("lr_scale", lr_scale, plan.names)
         checked = {pattern: nonnegative(f"lr_scale[{pattern!r}]", scale) for pattern, scale in lr_scale.items()}
         return [next((scale for pattern, scale in checked.items()
-                      if fnmatch.fnmatchcase(name, pattern)), 1.0) for name in plan.names]
+                      if fnmatchcase(name, pattern)), 1.0) for name in plan.names]
     if not isinstance(lr_scale, Sequence) or isinstance(lr_scale, str):
         raise TypeError("lr_scale must be a mapping of patterns of names to numbers, or one number for each parameter, "
                         f"got {lr_scale!r}")
