@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from .kernels import threads
-from .kernels.arrays import aligned
+from .kernels.arrays import owned
 from .kernels.plan import Plan
 from .optimizers.base import Optimizer, Params, Rate
 from .optimizers.checks import closed_fraction, flag, fraction, one_of, positive, whole
@@ -73,7 +73,7 @@ class Average:
     def __init__(self, params: Params, *, dtype: str | None = None) -> None:
         one_of(None, "float64")("dtype", dtype)
         source = params if isinstance(params, Optimizer) else Parameters(params)
-        self._setup([owned(param, np.result_type(param, dtype) if dtype else param.dtype)
+        self._setup([owned(param, np.result_type(param, dtype) if dtype else None)
                      for param in source._plan.params], source._plan.names)
         self._source = source  # an optimizer that holds the parameters
 
@@ -279,7 +279,7 @@ class Average:
 
     def __setstate__(self, saved):
         own, averages, names = saved
-        self._setup([owned(average, average.dtype) for average in averages], names)
+        self._setup([owned(average) for average in averages], names)
         vars(self).update(own)
 
     def __repr__(self):
@@ -444,13 +444,6 @@ class Parameters(Optimizer):
     def add_param_group(self, param_group: Mapping[str, Any]) -> None:
         """Adds the parameters of a group; its hyperparameters have no meaning here."""
         super().add_param_group({"params": param_group["params"]})
-
-
-def owned(array, dtype):
-    """A copy in aligned memory."""
-    copy = aligned(array.shape, dtype)
-    copy[...] = array
-    return copy
 
 
 def in_dtype(array, dtype):

@@ -11,7 +11,8 @@ from statistics import median
 
 import numpy as np
 
-from ..averages import EMA, owned
+from ..averages import EMA
+from ..kernels.arrays import owned
 from ..kernels.plan import Plan
 from .cases import parse
 from .machine import machine

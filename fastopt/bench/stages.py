@@ -29,8 +29,9 @@ from statistics import median
 
 import numpy as np
 
-from ..averages import EMA, SWA, owned
+from ..averages import EMA, SWA
 from ..kernels import threads as threading
+from ..kernels.arrays import owned
 from ..kernels.plan import Plan
 from ..optimizers import AdamW
 from ..stages import Adaptive, ParameterNorm, Value

@@ -57,3 +57,10 @@ def aligned(shape, dtype, value=0.0):
 def full_like(param, value):
     """A new state array for `param`: of its shape and dtype, filled with `value` (in both parts, if complex)."""
     return aligned(param.shape, param.dtype, complex(value, value) if param.dtype.kind == "c" else value)
+
+
+def owned(array, dtype=None):
+    """A copy of `array` in aligned memory, of its dtype or another."""
+    copy = aligned(array.shape, array.dtype if dtype is None else dtype)
+    copy[...] = array
+    return copy

@@ -9,7 +9,7 @@ from weakref import WeakMethod
 import numpy as np
 
 from ..kernels import threads
-from ..kernels.arrays import as_array, full_like
+from ..kernels.arrays import as_array, full_like, owned
 from ..kernels.plan import Plan, called, changed, check_parameter, unchanged
 from .checkpoint import match, match_state, pack, pack_state
 from .hooks import GLOBAL_POST, GLOBAL_PRE, Hooked
@@ -685,12 +685,7 @@ class Optimizer(Hooked):
 
     # ---- copies and printing
 
-    @staticmethod
-    def _owned(array):
-        """A state array in own, aligned memory: what comes out of a pickle is a plain array."""
-        own = full_like(array, 0)
-        own[...] = array
-        return own
+    _owned = staticmethod(owned)  # copies a state array: what comes out of a pickle has no aligned memory
 
     def __getstate__(self):
         self._plan.check_idle()

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.arrays import full_like
+from ..kernels.arrays import full_like, owned
 from ..kernels.plan import Plan, unchanged
 from .checks import at_least_one, check_matches, flag, nonnegative, one_of, pair, positive
 from .clipping import Adaptive, Clip, GlobalNorm, Norm, ParameterNorm, Value, as_clip, root, shrink
@@ -166,7 +166,7 @@ class Pipeline:
     def grow(self):
         """Begins the slow weights of parameters that were added."""
         if self.stages.lookahead:
-            self.slow += [copied(param) for param in self.optimizer._plan.params[len(self.slow):]]
+            self.slow += [owned(param) for param in self.optimizer._plan.params[len(self.slow):]]
 
     def reset(self):
         """Begins anew, as if no step had been made."""
@@ -224,7 +224,7 @@ class Pipeline:
         pipeline = object.__new__(cls)
         pipeline.optimizer, pipeline.stages, pipeline.last = optimizer, saved["stages"], saved["last"]
         pipeline.idle, pipeline.group_of = pipeline.stages == Stages(), ()
-        pipeline.slow = [copied(array) for array in saved["slow"]]
+        pipeline.slow = [owned(array) for array in saved["slow"]]
         pipeline.sum, pipeline.weight, pipeline.in_bound = None, 0.0, False
         vars(pipeline).update({name: saved[name] for name in cls.COUNTERS})
         return pipeline
@@ -578,12 +578,6 @@ def first_nonfinite(plan):
             index = tuple(int(k) for k in np.unravel_index(bad[0], gradient.shape))
             return f"gradient of {plan.label(i)} is {gradient[index]} at index {index}"
     return None
-
-
-def copied(param):
-    own = full_like(param, 0.0)
-    own[...] = param
-    return own
 
 
 def multipliers(stages, plan):
