@@ -147,6 +147,15 @@ class Pipeline:
     """The stages of one optimizer, and what they keep between its steps."""
 
     def __init__(self, optimizer, stages, before=None):
+        self.setup(optimizer, stages)
+        if before is not None:
+            if before.weight:
+                raise ValueError("gradients are accumulated that the stages set before have not stepped with")
+            self.slow = before.slow if stages.lookahead and before.stages.lookahead else []
+        self.install()
+
+    def setup(self, optimizer, stages):
+        """Sets what a pipeline has before its tables and its first step."""
         self.optimizer, self.stages = optimizer, stages
         self.idle = stages == Stages()
         self.group_of = ()  # of each parameter, once statistics need it
@@ -156,12 +165,6 @@ class Pipeline:
         self.slow: list[np.ndarray] = []  # the slow weights of Lookahead
         self.sum = None  # a plan whose parameters are the sums of gradients; see accumulate()
         self.weight, self.in_bound = 0.0, False
-        self.check()
-        if before is not None:
-            if before.weight:
-                raise ValueError("gradients are accumulated that the stages set before have not stepped with")
-            self.slow = before.slow if stages.lookahead and before.stages.lookahead else []
-        self.install()
 
     def grow(self):
         """Begins the slow weights of parameters that were added."""
@@ -222,10 +225,8 @@ class Pipeline:
     def restored(cls, optimizer, saved):
         """The reverse. Tables are made at the next step: an average may itself be on its way out of the pickle."""
         pipeline = object.__new__(cls)
-        pipeline.optimizer, pipeline.stages, pipeline.last = optimizer, saved["stages"], saved["last"]
-        pipeline.idle, pipeline.group_of = pipeline.stages == Stages(), ()
-        pipeline.slow = [owned(array) for array in saved["slow"]]
-        pipeline.sum, pipeline.weight, pipeline.in_bound = None, 0.0, False
+        pipeline.setup(optimizer, saved["stages"])
+        pipeline.last, pipeline.slow = saved["last"], [owned(array) for array in saved["slow"]]
         vars(pipeline).update({name: saved[name] for name in cls.COUNTERS})
         return pipeline
 
@@ -277,7 +278,7 @@ class Pipeline:
     # ---- the tables
 
     def install(self):
-        """Shows the stages to the plan; needed again when parameters were added."""
+        """Shows the stages to the plan, if they may be; needed again when parameters were added."""
         self.check()
         self.grow()
         stages, plan = self.stages, self.optimizer._plan
