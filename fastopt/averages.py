@@ -26,9 +26,9 @@ from typing import Any
 
 import numpy as np
 
-from .kernels import threads
 from .kernels.arrays import owned
 from .kernels.plan import Plan
+from .kernels.threads import Threaded
 from .optimizers.base import Optimizer, Params, Rate
 from .optimizers.checks import closed_fraction, flag, fraction, one_of, positive, whole
 from .optimizers.settings import at
@@ -40,7 +40,7 @@ __all__ = ["EMA", "SWA", "Average"]
 BLOCK = 65_536  # bytes that are exchanged at a time: they stay in the L2
 
 
-class Average:
+class Average(Threaded):
     """Base of the averages: a weighted mean of what the parameters were at each `update()`.
 
     With the weight w of the parameters θ at update k, which `weight(k)` gives::
@@ -82,7 +82,6 @@ class Average:
         self._plan.extend(averages, names, 0)
         self._swapping = threading.Lock()  # held while the averages are in the parameters
         self._n_averaged = 0
-        self._num_threads = None
 
     # ---- what an average says of itself
 
@@ -136,15 +135,6 @@ class Average:
     @n_averaged.setter
     def n_averaged(self, count: int) -> None:
         self._n_averaged = step_count(count)
-
-    @property
-    def num_threads(self) -> int | None:
-        """How many threads an update may use."""
-        return self._num_threads
-
-    @num_threads.setter
-    def num_threads(self, n: int | None) -> None:
-        self._num_threads = None if n is None else threads.check(n, "num_threads")
 
     def rebind(self, params: Params) -> None:
         """Follows other arrays from now on, when a framework's parameters moved; the averages stay.

@@ -71,6 +71,21 @@ def check(n, name):
     return n.__index__()
 
 
+class Threaded:
+    """What may have a number of threads of its own."""
+
+    _num_threads: int | None = None
+
+    @property
+    def num_threads(self) -> int | None:
+        """How many threads a step or an update may use; None (the default) is `fastopt.get_num_threads()`."""
+        return self._num_threads
+
+    @num_threads.setter
+    def num_threads(self, n: int | None) -> None:
+        self._num_threads = None if n is None else check(n, "num_threads")
+
+
 @cache
 def parallel():
     """The OpenMP module, loaded at the first call; None where there is none."""

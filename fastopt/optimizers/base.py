@@ -8,9 +8,9 @@ from weakref import WeakMethod
 
 import numpy as np
 
-from ..kernels import threads
 from ..kernels.arrays import as_array, full_like, owned
 from ..kernels.plan import Plan, called, changed, check_parameter, unchanged
+from ..kernels.threads import Threaded
 from .checkpoint import match, match_state, pack, pack_state
 from .hooks import GLOBAL_POST, GLOBAL_PRE, Hooked
 from .settings import KEPT, Rate, Rates, at, is_schedule
@@ -28,7 +28,7 @@ def float32(x: float) -> float:
     return float(np.float32(x))
 
 
-class Optimizer(Hooked):
+class Optimizer(Hooked, Threaded):
     """What every optimizer has; a method adds its hyperparameters, slots and coefficients.
 
     A parameter is a writable C-contiguous float32 or float64 array; it is updated in place. A complex64 or
@@ -122,7 +122,6 @@ class Optimizer(Hooked):
         self._plain = True  # a list of gradients is one for each parameter, in order
         self._restarted = False
         self._count = 0
-        self._num_threads = None
         self._setup_hooks()
 
     @staticmethod
@@ -305,15 +304,6 @@ class Optimizer(Hooked):
             if self._has_state(position):
                 self._plan.set_step(position, count)
         self._count = count
-
-    @property
-    def num_threads(self) -> int | None:
-        """How many threads a step may use; None (the default) is `fastopt.get_num_threads()`."""
-        return self._num_threads
-
-    @num_threads.setter
-    def num_threads(self, n: int | None) -> None:
-        self._num_threads = None if n is None else threads.check(n, "num_threads")
 
     # ---- gradients
 
