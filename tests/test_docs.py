@@ -1,4 +1,4 @@
-"""Docstrings run, the README's table is that of the code, every public name is documented."""
+"""Docstrings run, the README's table is that of the code, every public name is documented, stubs are complete."""
 
 import doctest
 import importlib
@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -16,6 +17,7 @@ MODULES = ["averages", "clip", "config", "functional", "grad_scaler", "kernels.t
            "lr_scheduler", "plot_schedule", "reference", "schedules"]
 MODULES += [f"{room}.{path.stem}" for room in ("lr_scheduler", "optimizers", "schedules")
             for path in Path(fastopt.__file__).parent.joinpath(room).glob("*.py")]
+STUBS = sorted(Path(fastopt.__file__).parent.joinpath("kernels").glob("*.pyi"))
 README = Path(__file__).parents[1] / "README.md"
 
 
@@ -51,6 +53,31 @@ def test_every_public_name_has_a_docstring(module):
     bare = [name for name, value in public(module, module.__name__)
             if not inspect.getdoc(value) and name.rsplit(".", 1)[-1] not in ("slots", "check_settings")]
     assert bare == []
+
+
+def interface(scope, module):
+    """The public names of a module or class: of functions with their arguments, of classes with their own names."""
+    found = dict.fromkeys(inspect.get_annotations(scope))
+    for name, value in vars(scope).items():
+        if name.startswith("_") or inspect.ismodule(value) or getattr(value, "__module__", module) != module:
+            continue
+        if inspect.isclass(value):
+            found[name] = interface(value, module)
+        elif callable(value):
+            found[name] = [(argument.name, argument.kind, argument.default)
+                           for argument in inspect.signature(value).parameters.values()]
+        else:
+            found[name] = None
+    return found
+
+
+@pytest.mark.parametrize("path", STUBS, ids=[path.stem for path in STUBS])
+def test_a_stub_has_what_its_module_has(path):
+    name = f"fastopt.kernels.{path.stem}"
+    module = pytest.importorskip(name, exc_type=ImportError)
+    stub = ModuleType(name)
+    exec(compile(path.read_text(), path, "exec"), vars(stub))
+    assert interface(stub, name) == interface(module, name)
 
 
 def test_the_readme_has_the_table_of_the_code():
