@@ -870,10 +870,9 @@ cdef class Plan:
 
     def release(self):
         """Gives the plan back after begin(), without a step."""
-        self.use_units(None)
-        self.use_factors(None)
+        self.walk.units = self.walk.factors = NULL
         self.busy = False
-        self.converted = self.given = None
+        self.converted = self.given = self.units = self.factors = None
 
     def begin(self, list gradients):
         """Checks what a step will touch and takes the plan. Raises RuntimeError if another step has it.
