@@ -219,8 +219,8 @@ cdef double agreement(vec u, vec h, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t i
     cdef int count = 0
     for i in range(n):
-        x = h[i] if u[i] > -u[i] else -h[i]  # no zero: a literal is a double
-        count += (x > -x) & (u[i] != -u[i])
+        # no zero: a literal is a double
+        count += ((u[i] > -u[i]) & (h[i] > -h[i])) | ((u[i] < -u[i]) & (h[i] < -h[i]))
     return count
 
 # sum h^2 / max(k0 v, k1), v as it will be
@@ -252,7 +252,7 @@ cdef inline loop cautious_loop(vec p, vec q, vec h, Py_ssize_t n, vec c, bint de
         p[i] = y - d * q[i] if decays else y
 
 cdef void cautious(vec own, vec p, vec q, vec h, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
-    if c[1]:  # else an infinite q would become NaN
+    if c[1]:  # else the decay would only cost time
         cautious_loop(p, q, h, n, c, True)
     else:
         cautious_loop(p, q, h, n, c, False)
