@@ -62,11 +62,15 @@ STAGES = {
     "corrected decay, rates": {"corrected_weight_decay": 0.3, "lr_scale": RATES, "no_decay": "b.*"},
     "clip update": {"clip_update": 0.5},
     "clip update, rates": {"clip_update": 0.9, "lr_scale": RATES, "clip": 0.5},
+    "clip update, centralize": {"clip_update": 0.5, "centralize": True},
     "cautious": {"cautious": True},
     "cautious unscaled": {"cautious": "unscaled"},
     "cautious decay": {"cautious_weight_decay": True},
     "cautious both": {"cautious": True, "cautious_weight_decay": True, "no_decay": 1},
     "cautious, clip update": {"cautious": True, "clip_update": 0.5, "corrected_weight_decay": 0.5},
+    "cautious, adaptive": {"cautious": True, "clip": Adaptive(0.3)},
+    "cautious, centralize": {"cautious": True, "centralize": True},
+    "cautious unscaled, clip update": {"cautious": "unscaled", "clip_update": 0.5, "lr_scale": RATES},
     "bounds": {"bounds": (-0.5, 0.25)},
     "nonnegative": {"bounds": "nonnegative"},
     "lookahead": {"lookahead": (3, 0.5)},
@@ -104,6 +108,9 @@ def meaningless(method, options, stages):
 
 
 PRODUCT = [(method, options, name) for method, options in CASES for name in STAGES]
+# epsilons of the size of the second moment: they decide over the sign of an update with momentum
+PRODUCT += [(method, {"momentum": 0.9, "eps": 1.0, "eps_mode": mode}, "cautious")
+            for method in ELEMENTWISE if method.name == "RMSprop" for mode in ("outside", "inside")]
 every_stage = pytest.mark.parametrize(
     ("method", "options", "name"),
     [row for row in PRODUCT if meaningless(row[0], row[1], STAGES[row[2]]) is None], ids=name_of)
@@ -295,7 +302,7 @@ def test_agrees_with_the_twin_in_float32(method, name):
     if method.name == "Rprop" and "centralize" in STAGES[name]:
         pytest.skip("the sign of what is left of equal elements decides")
     if meaningless(method, {}, STAGES[name]) is None:
-        against_the_twin(method, {}, name, "float32")
+        against_the_twin(method, {"maximize": True}, name, "float32")
 
 
 @pytest.mark.parametrize(("method", "options", "name"), [row for row in PRODUCT if meaningless(
@@ -576,6 +583,49 @@ def test_the_share_of_a_mask_is_at_least_a_thousandth():
     np.testing.assert_allclose(param[0] - before[0], -1000.0, rtol=1e-6)
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@both_dtypes
+def test_only_elements_that_move_against_their_gradient_have_a_share(sign, dtype):
+    # mean of the gradients 0, against 0, with the gradient, against it, NaN twice
+    first = sign * np.array([1.0, 1.0, 1.0, 1.0, np.nan, np.nan])
+    second = sign * np.array([-0.5, 0.0, 1.0, -0.25, 1.0, -1.0])
+    param = np.zeros(6, dtype)
+    optimizer = SGD(param, lr=1.0, momentum=0.5)
+    optimizer.step(first.astype(dtype))
+    param[4:] = 0
+    before = param.copy()
+    optimizer.set_stages(cautious=True)
+    optimizer.step(second.astype(dtype))
+    np.testing.assert_allclose((param - before)[:4], sign * np.array([0.0, 0.0, -6 * 1.5, 0.0]), rtol=1e-6)
+    assert np.isnan(param[4:]).all()
+
+
+@pytest.mark.parametrize("flush", [True, False])
+def test_a_subnormal_gradient_counts_where_it_is_not_flushed(flush):
+    param = np.zeros(4, "float32")
+    optimizer = SGD(param, lr=1.0, momentum=0.5)
+    optimizer.set_stages(cautious=True)
+    fastopt.set_flush_subnormals(flush)
+    try:
+        optimizer.step(np.ones(4, "float32"))
+        optimizer.step(np.array([1, 1e-40, 1e-40, 1e-40], "float32"))
+    finally:
+        fastopt.set_flush_subnormals(True)
+    np.testing.assert_allclose(param, [-1 - 4 * 1.5, -1, -1, -1] if flush else [-2.5, -1.5, -1.5, -1.5], rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["Adam", "AdamW", "RAdam", "NAdam"])
+@pytest.mark.parametrize("size", [3e19, 3e-30])
+def test_the_square_of_a_gradient_may_be_out_of_range_in_clip_update(method, size):
+    params = {dtype: np.ones(50, dtype) for dtype in ("float32", "float64")}
+    for param in params.values():
+        optimizer = getattr(fastopt, method)(param, lr=0.1)
+        optimizer.set_stages(clip_update=0.5)
+        for count in range(22):
+            optimizer.step(np.full(50, size if count == 20 else 1.0, param.dtype))
+    np.testing.assert_allclose(params["float32"], params["float64"], rtol=1e-5)
+
+
 def test_tiny_units_are_scaled_as_in_timm():
     param = np.zeros((3, 2))
     optimizer = SGD(param, lr=1.0)
@@ -690,6 +740,24 @@ def test_parameters_can_be_added_between_micro_batches():
 
 # ---- what changes under the stages
 
+@pytest.mark.parametrize(("first", "then"), [
+    ({"clip": Adaptive(1e-3), "centralize": True, "cautious": True, "clip_update": 0.1}, {"statistics": True}),
+    ({"clip": 1e3}, {"clip": 1e3, "statistics": True}),
+], ids=str)
+def test_what_is_set_for_one_step_is_gone_in_the_next(first, then):
+    params, rows = inputs(2, shapes=SHAPES, skip=False)
+    rows[1][0] = rows[1][4] = None
+    optimizer = AdamW(params, lr=0.1)
+    optimizer.set_stages(**first)
+    optimizer.step(rows[0])
+    other, twins = copy.deepcopy((optimizer, params))  # a copy has a plan of its own
+    for each in (optimizer, other):
+        each.set_stages(**then)
+        each.step(rows[1])
+    assert everything(optimizer, params) == everything(other, twins)
+    assert optimizer.last_step == other.last_step
+
+
 def test_parameters_that_are_added_get_their_stages():
     params, rows = inputs(6, shapes=((3, 2), (5,)), skip=False)
     twins = copies(params)
@@ -755,6 +823,21 @@ def test_a_parameter_without_a_gradient_goes_through_the_stages_that_are_for_all
     np.testing.assert_array_equal(swa.averages, params)
     assert optimizer.last_step.update_norm == pytest.approx(np.sqrt(3 * 16 + 3 * 0.25))
     assert optimizer.last_step.grad_norm == pytest.approx(np.sqrt(3))
+
+
+@pytest.mark.parametrize("size", [1e-25, 1e-20, 1e-16, 1.0, 1e14, 1e16, 1e20, 1e25])
+@pytest.mark.parametrize("length", [5, 32, 700, 2100])
+def test_statistics_of_float32_numbers_whose_squares_are_out_of_range(size, length):
+    rng = np.random.default_rng(0)
+    param, gradient = (np.asarray(size * rng.standard_normal(length), "float32") for _ in range(2))
+    before = param.astype("float64")
+    optimizer = SGD(param, lr=1.0)
+    optimizer.set_stages(statistics=True)
+    optimizer.step(gradient)
+    last, after = optimizer.last_step, param.astype("float64")
+    for got, array in ((last.grad_norm, gradient.astype("float64")), (last.update_norm, after - before),
+                       (last.param_norm, after)):
+        assert got == pytest.approx(np.sqrt(np.sum(array**2)), rel=1e-5, abs=0)
 
 
 def test_the_share_that_is_clipped_leaves_out_missing_gradients():
@@ -1101,15 +1184,18 @@ def test_averages_in_the_parameters_stop_the_step():
     assert ema.n_averaged == 1
 
 
-def test_float64_gradients_of_float32_parameters():
-    for name in ("2-norm", "parameter norm", "adaptive", "value", "statistics"):
-        params, rows = inputs(3, "float32", SHAPES, skip=False)
-        twins = copies(params)
-        for given, dtype in ((params, "float32"), (twins, "float64")):
-            optimizer, _ = make(ELEMENTWISE[0], {}, given, STAGES[name])
-            for row in rows:
-                optimizer.step([g.astype(dtype) for g in row])
-        compare(params, twins, "float32")
+@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize(("dtype", "other"), [("float32", "float64"), ("float64", "float32")])
+def test_the_dtype_of_a_gradient_does_not_matter(name, dtype, other):
+    results = []
+    for given in (dtype, other):
+        params, rows = inputs(3, dtype, SHAPES)
+        optimizer, _ = make(next(m for m in ELEMENTWISE if m.name == "AdamW"), {"maximize": True}, params, STAGES[name])
+        for row in rows:
+            row = [None if g is None else np.asarray(g.astype("float32"), given) for g in row]
+            optimizer.step(row, grad_scale=4.0)
+        results.append(snapshot(optimizer, params))
+    assert results[0] == results[1]
 
 
 def test_reference_steps_are_what_is_left_without_stages():
