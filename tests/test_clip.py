@@ -114,6 +114,15 @@ def test_what_is_not_finite_goes_through_as_in_torch(values, order, dtype, max_n
     assert_close_to_torch(arrays, parameters)
 
 
+@every_order
+@pytest.mark.parametrize("dtype", DTYPES[:2])
+def test_one_nan_anywhere_makes_the_norm_nan(dtype, order):
+    for at in range(35):
+        array = np.ones(35, dtype)
+        array[at] = np.nan
+        assert math.isnan(fastopt.get_total_norm([array], order)), at
+
+
 @pytest.mark.parametrize("values", NOT_FINITE)
 def test_an_error_for_what_is_not_finite(values):
     grads = {"a": np.ones(2), "b": [np.array(values)]}

@@ -68,6 +68,7 @@ STAGES = {
     "cautious decay": {"cautious_weight_decay": True},
     "cautious both": {"cautious": True, "cautious_weight_decay": True, "no_decay": 1},
     "cautious, clip update": {"cautious": True, "clip_update": 0.5, "corrected_weight_decay": 0.5},
+    "cautious, clip update, value": {"cautious": True, "clip_update": 0.5, "clip": Value(0.4)},
     "cautious, adaptive": {"cautious": True, "clip": Adaptive(0.3)},
     "cautious, centralize": {"cautious": True, "centralize": True},
     "cautious unscaled, clip update": {"cautious": "unscaled", "clip_update": 0.5, "lr_scale": RATES},
@@ -743,6 +744,7 @@ def test_parameters_can_be_added_between_micro_batches():
 @pytest.mark.parametrize(("first", "then"), [
     ({"clip": Adaptive(1e-3), "centralize": True, "cautious": True, "clip_update": 0.1}, {"statistics": True}),
     ({"clip": 1e3}, {"clip": 1e3, "statistics": True}),
+    ({"clip": Value(0.1)}, {}),
 ], ids=str)
 def test_what_is_set_for_one_step_is_gone_in_the_next(first, then):
     params, rows = inputs(2, shapes=SHAPES, skip=False)
@@ -1324,6 +1326,19 @@ def test_a_plan_takes_an_array_for_each_parameter():
     plan.extend([np.ones(2), np.ones(3)], [None, None], 0)
     with pytest.raises(ValueError, match="there must be 2 arrays, got 1"):
         plan.stage([("average", [np.ones(2)], True, -1)], on=True)
+
+
+def test_new_stages_take_no_sums():
+    plan = Plan("sgd")
+    plan.extend([np.ones(2)], [None], 0)
+    plan.set_state(0, [])
+    for on in (True, False):
+        plan.stage([], on=on)
+        plan.take_sums(param=True)
+        plan.stage([], on=on)
+        plan.begin([np.ones(2)])
+        coefficients = ((1.0, 0.0), (0.0, 0.0, 0.0, 1.0), ())
+        assert plan.run([(*coefficients, ()) if on else coefficients]) is None
 
 
 def test_the_last_step_counts_what_was_skipped_and_clipped():
