@@ -3,6 +3,7 @@
 #     from fastopt.api cimport fastopt_rule, find_rule
 #     cdef fastopt_rule adam = find_rule("adam", sizeof(float))
 #     cdef float coefficients[FASTOPT_COEFFICIENTS]
+#     coefficients[0], ..., coefficients[FASTOPT_COEFFICIENTS - 1] = b1, ..., 1
 #     adam(param, grad, exp_avg, exp_avg_sq, NULL, NULL, n, coefficients)
 #
 # `coefficients` has the dtype of the parameter and room for FASTOPT_COEFFICIENTS numbers. The last is what the

@@ -627,6 +627,20 @@ def test_the_square_of_a_gradient_may_be_out_of_range_in_clip_update(method, siz
     np.testing.assert_allclose(params["float32"], params["float64"], rtol=1e-5)
 
 
+@both_dtypes
+@pytest.mark.parametrize("method", ["Adam", "AdamW", "RAdam", "NAdam"])
+@pytest.mark.parametrize("eps", [1e-20, 0.0])
+def test_an_element_without_a_gradient_does_not_matter_to_clip_update(method, eps, dtype):
+    gradient = np.array([1, -1, 0], dtype)
+    params = np.ones((2, 3), dtype)
+    for param, clip_update in zip(params, (None, 1.0), strict=True):
+        optimizer = getattr(fastopt, method)(param, lr=0.1, eps=eps)
+        optimizer.set_stages(clip_update=clip_update)
+        optimizer.step(gradient)
+    assert params[0, :2].tobytes() == params[1, :2].tobytes()
+    assert eps == 0 or params[0, 2] == params[1, 2]
+
+
 def test_tiny_units_are_scaled_as_in_timm():
     param = np.zeros((3, 2))
     optimizer = SGD(param, lr=1.0)

@@ -56,7 +56,7 @@ cdef struct Cohort:          # the items of one group and variant that are at th
     double after[SCALARS]    # and after it
     bint prepared            # the prepare stage has something to do beside converting
     Scalars prepare          # scale, coupled decay, offset, limit (0: neither)
-    Scalars ratio            # two numbers of the measure
+    Scalars ratio            # k0 and k1 of Plan.look
     Scalars rule
     Scalars follow           # what the stages after the rule have of their group
 
@@ -106,6 +106,7 @@ cdef struct Walk:
     agreement_t agreement[2]
     bint compares            # and sums[1], of squares of the gradient over the second moment
     ratio_t ratio[2]
+
 cdef enum:
     STEP                     # what a walk does: steps,
     LOOK                     # sums what a step will do,

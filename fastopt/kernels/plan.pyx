@@ -8,7 +8,7 @@ from cpython.dict cimport PyDict_Next
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.ref cimport PyObject
-from libc.float cimport DBL_MAX
+from libc.float cimport DBL_MAX, DBL_MIN, FLT_MIN
 from libc.math cimport INFINITY
 from libc.string cimport memcpy, memset
 
@@ -1051,14 +1051,20 @@ cdef class Plan:
         each cohort). Which rules have these: see can_look().
         """
         cdef Py_ssize_t k
+        cdef Scalars *own
         looks, compares = self.can_look(self.rule)
         if agreement and not looks or ratio is not None and not compares:
             raise ValueError(f"{self.rule} has not what look() was asked for: see can_look()")
+        if not self.walk.staged:
+            raise RuntimeError("look() needs stages: see stage()")
         self.answer(coefficients, True)
         self.walk.agrees, self.walk.compares = agreement, ratio is not None
         if ratio is not None:
             for k in range(self.cohort_count):
                 fill(&self.walk.cohorts[k].ratio, ratio[k])
+                own = &self.walk.cohorts[k].ratio
+                own.f32[1] = max(own.f32[1], FLT_MIN)  # 0/0 is no ratio
+                own.f64[1] = max(own.f64[1], DBL_MIN)
         self.reserve_sums(0)
         self.go(LOOK, num_threads)
         return self.collect(2, False, True)
@@ -1291,7 +1297,7 @@ cdef class Plan:
 
     @staticmethod
     def can_look(str rule):
-        """(agreement, ratio): whether look() has them for a rule. Without the first, all moves against the gradient."""
+        """(agreement, ratio): whether look() has them. A method's rule without the first never turns the gradient."""
         table = simd.table(simd.level())
         return rule in table.DIRECTIONS, rule in table.RATES
 

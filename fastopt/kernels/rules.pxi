@@ -5,7 +5,7 @@
 #     g       its gradient, already prepared (coupled decay, limit, dtype) but for its scale, read only
 #     s0..s3  the state arrays in the order of the method's slots, NULL where the group has none
 #     c       the coefficients of this step, in double until rounded once to the dtype of p; the last, c[SCALE], is
-#             what g is to be multiplied with
+#             what g is to be multiplied with (not in the average, the sum and the limit at the end)
 #
 # What keeps a loop vectorised (gcc 12 and clang, checked by tests/test_vectorised.py):
 #   - `vec` is a restrict pointer, and the loop lives in the function that has it as a parameter;

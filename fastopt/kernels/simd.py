@@ -10,7 +10,7 @@ LEVELS = tuple(level for level in ("base", "v2", "v3", "v4") if cpu.supports(lev
 
 
 def available():
-    """The levels this CPU can run, slowest first: `v2` (SSE4.2), `v3` (AVX2), `v4` (AVX-512), or `base`."""
+    """The levels this CPU can run, slowest first: `v2` (SSE4.2), `v3` (AVX2, FMA), `v4` (AVX-512), or `base`."""
     return LEVELS
 
 

@@ -144,7 +144,7 @@ cdef double power_sum(source x, Py_ssize_t n, double order) noexcept nogil:
 cdef enum:
     WIDE_LANES = 32      # of float32: as many as hide the time of an addition
 
-# sum x^2 for logs, n <= 2048: to 1e-5 of its value, in float32 if x is, unless that may be out of range
+# sum x^2 for logs, n <= 512: to 1e-5 of its value, in float32 if x is, unless that may be out of range
 cdef double near_sum(vec x, Py_ssize_t n) noexcept nogil:
     cdef float lanes[WIDE_LANES]
     cdef double halves[LANES]

@@ -430,10 +430,11 @@ class Optimizer(Hooked, Threaded):
             corrected_weight_decay: the largest learning rate η₀; decoupled decay is λ η²/η₀ then, so that the weights
                 keep their norm under a schedule (Defazio 2025, arXiv 2506.02285).
             clip_update: d; divides the learning rate of a parameter by max(1, RMS(g/√v̂)/d) (StableAdamW; Wortsman et
-                al. 2023, arXiv 2304.13013). Costs a sweep that reads the gradients and the second moment.
+                al. 2023, arXiv 2304.13013). Costs a sweep that reads the gradients and the second moment, and the
+                parameters with coupled weight decay.
             cautious: leaves out what an update has against its gradient, and scales the rest by 1/(the share that
-                is left) (Liang et al. 2024, arXiv 2411.16085); costs a sweep that reads the gradients and the momentum.
-                "unscaled" does not scale and costs none.
+                is left) (Liang et al. 2024, arXiv 2411.16085); costs a sweep that reads the gradients and the state
+                that has the update's sign. "unscaled" does not scale and costs none.
             cautious_weight_decay: decays only where the update has the sign of the parameter (Chen et al. 2025,
                 arXiv 2510.12402).
             lookahead: (k, α): every k steps the slow weights move by α towards the parameters, which then take

@@ -456,7 +456,7 @@ class Pipeline:
         if stages.statistics:
             if squares is not None:
                 sums[:, 0] = squares
-            self.take_statistics(sums[:, :3], unscale, record)
+            self.take_statistics(sums, unscale, record)
 
     @np.errstate(all="ignore")
     def factors(self, cohorts, answers):
