@@ -3,11 +3,11 @@
 #     from fastopt.api cimport fastopt_rule, find_rule
 #     cdef fastopt_rule adam = find_rule("adam", sizeof(float))
 #     cdef float coefficients[FASTOPT_COEFFICIENTS]
-#     coefficients[0], ..., coefficients[FASTOPT_COEFFICIENTS - 1] = b1, ..., 1
+#     coefficients[0], ..., coefficients[FASTOPT_COEFFICIENTS - 1] = b1, ..., 0
 #     adam(param, grad, exp_avg, exp_avg_sq, NULL, NULL, n, coefficients)
 #
 # `coefficients` has the dtype of the parameter and room for FASTOPT_COEFFICIENTS numbers. The last is what the
-# gradient is multiplied with: 1 as it is, -1 to maximize, less to clip. The first are, in order:
+# gradient is multiplied with: 0 leaves it as it is, -1 maximizes, less than 1 clips. The first are, in order:
 #   sgd      mu, tau, x, y                    b = mu b + tau g;  p -= x b + y g
 #   adagrad  eta, eps, eps_in                 s += g^2;  p -= eta g / (sqrt(s + eps_in) + eps)
 #   rmsprop  alpha, 1-alpha, eta, eps, eps_in, mu

@@ -628,6 +628,16 @@ def test_the_square_of_a_gradient_may_be_out_of_range_in_clip_update(method, siz
 
 
 @both_dtypes
+@pytest.mark.parametrize("flush", [True, False])
+@pytest.mark.parametrize("grad_scale", [1e37, 1e40, 1e60, 1e300])
+def test_a_scale_near_0_is_not_none(grad_scale, flush, dtype, monkeypatch):
+    monkeypatch.setattr(threads, "flush_subnormals", flush)
+    param = np.zeros(9, dtype)
+    SGD(param, lr=1.0).step(np.ones(9, dtype), grad_scale=grad_scale)
+    np.testing.assert_allclose(-param, 1 / grad_scale, rtol=1e-6, atol=np.finfo(np.float32).tiny)
+
+
+@both_dtypes
 @pytest.mark.parametrize("method", ["Adam", "AdamW", "RAdam", "NAdam"])
 @pytest.mark.parametrize("eps", [1e-20, 0.0])
 def test_an_element_without_a_gradient_does_not_matter_to_clip_update(method, eps, dtype):

@@ -4,7 +4,7 @@
 cdef enum:
     STATES = 4           # state arrays a rule can have
     COEFFICIENTS = 12    # coefficients a rule can have,
-    SCALE = 11           # of which the last is the scale of the gradient
+    SCALE = 11           # of which the last is the scale of the gradient, 0 for none
     SCALARS = 2          # numbers a parameter can have beside its state arrays
     FOLLOWERS = 8        # stages after the rule
     MEASURES = 3         # sums over a block that a walk can take

@@ -9,7 +9,7 @@ from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.ref cimport PyObject
 from libc.float cimport DBL_MAX, DBL_MIN, FLT_MIN
-from libc.math cimport INFINITY
+from libc.math cimport INFINITY, fabs
 from libc.string cimport memcpy, memset
 
 import numpy as np
@@ -1021,13 +1021,14 @@ cdef class Plan:
             fill(&cohort.rule, rule)
             for i in range(self.scalars):
                 cohort.after[i] = after[i]
-            cohort.prepared = cohort.prepare.f64[1] != 0 or cohort.prepare.f64[3] != 0 or (
-                cohort.prepare.f64[0] != 1 and (ahead or self.walk.sees))
-            scale = 1
-            if not cohort.prepared and self.walk.units == NULL:
-                scale = cohort.prepare.f64[0]
+            scale = cohort.prepare.f64[0]
+            cohort.prepared = scale != 1 or cohort.prepare.f64[1] != 0 or cohort.prepare.f64[3] != 0
+            cohort.rule.f64[SCALE] = cohort.rule.f32[SCALE] = 0
+            if (scale != 1 and fabs(scale) >= FLT_MIN and cohort.prepare.f64[1] == 0 and cohort.prepare.f64[3] == 0
+                    and self.walk.units == NULL and not ahead and not self.walk.sees):
+                cohort.rule.f64[SCALE], cohort.rule.f32[SCALE] = scale, <float>scale
                 cohort.prepare.f64[0] = cohort.prepare.f32[0] = 1
-            cohort.rule.f64[SCALE], cohort.rule.f32[SCALE] = scale, <float>scale
+                cohort.prepared = False
         return 0
 
     def run(self, list coefficients not None, num_threads=None):

@@ -5,7 +5,7 @@
 #     g       its gradient, already prepared (coupled decay, limit, dtype) but for its scale, read only
 #     s0..s3  the state arrays in the order of the method's slots, NULL where the group has none
 #     c       the coefficients of this step, in double until rounded once to the dtype of p; the last, c[SCALE], is
-#             what g is to be multiplied with (not in the average, the sum and the limit at the end)
+#             what g is to be multiplied with, 0: nothing (not in the average, the sum and the limit at the end)
 #
 # What keeps a loop vectorised (gcc 12 and clang, checked by tests/test_vectorised.py):
 #   - `vec` is a restrict pointer, and the loop lives in the function that has it as a parameter;
@@ -53,15 +53,16 @@ ctypedef fused source:
 
 # b = mu b + tau g;  p -= x b + y g.   Sutskever et al. 2013; Nesterov where y != 0.
 # First step: b = 0 and tau = 1, so that b = g.
-cdef inline loop sgd_loop(vec p, vec g, vec b, Py_ssize_t n, vec c, bint momentum, bint nesterov) noexcept nogil:
+cdef inline loop sgd_loop(vec p, vec g, vec b, Py_ssize_t n,
+                          vec c, bint scaled, bint momentum, bint nesterov) noexcept nogil:
     cdef Py_ssize_t i
     scale = c[SCALE]
     mu, tau, x, y = c[0], c[1], c[2], c[3]
     for i in range(n):
         if vec is f32:
-            h = clean32(scale * g[i])
+            h = clean32(scale * g[i] if scaled else g[i])
         else:
-            h = clean64(scale * g[i])
+            h = clean64(scale * g[i] if scaled else g[i])
         if momentum:
             b[i] = mu * b[i] + tau * h
         if momentum and nesterov:
@@ -71,27 +72,35 @@ cdef inline loop sgd_loop(vec p, vec g, vec b, Py_ssize_t n, vec c, bint momentu
         else:
             p[i] = p[i] - y * h
 
-cdef void sgd(vec p, vec g, vec b, vec _1, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+cdef inline loop sgd_kind(vec p, vec g, vec b, vec _1, vec _2, vec _3, Py_ssize_t n, vec c, bint scaled) noexcept nogil:
     if b == NULL:
-        sgd_loop(p, g, b, n, c, False, False)
+        sgd_loop(p, g, b, n, c, scaled, False, False)
     elif c[3]:
-        sgd_loop(p, g, b, n, c, True, True)
+        sgd_loop(p, g, b, n, c, scaled, True, True)
     else:
-        sgd_loop(p, g, b, n, c, True, False)
+        sgd_loop(p, g, b, n, c, scaled, True, False)
+
+cdef void sgd(vec p, vec g, vec b, vec _1, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    if c[SCALE]:
+        sgd_kind(p, g, b, _1, _2, _3, n, c, True)
+    else:
+        sgd_kind(p, g, b, _1, _2, _3, n, c, False)
+
 
 
 # ---- Adagrad -----------------------------------------------------------------------------------
 
 # s = s + g^2;  p -= eta g / (sqrt(s + eps_in) + eps).   Duchi, Hazan, Singer 2011.
-cdef void adagrad(vec p, vec g, vec s, vec _1, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+cdef inline loop adagrad_loop(vec p, vec g, vec s, vec _1, vec _2, vec _3, Py_ssize_t n,
+                              vec c, bint scaled) noexcept nogil:
     cdef Py_ssize_t i
     scale = c[SCALE]
     eta, eps, eps_in = c[0], c[1], c[2]
     for i in range(n):
         if vec is f32:
-            h = clean32(scale * g[i])
+            h = clean32(scale * g[i] if scaled else g[i])
         else:
-            h = clean64(scale * g[i])
+            h = clean64(scale * g[i] if scaled else g[i])
         s[i] = s[i] + h * h
         if vec is f32:
             d = sqrtf(s[i] + eps_in) + eps
@@ -99,21 +108,28 @@ cdef void adagrad(vec p, vec g, vec s, vec _1, vec _2, vec _3, Py_ssize_t n, vec
             d = sqrt(s[i] + eps_in) + eps
         p[i] = p[i] - eta * h / d
 
+cdef void adagrad(vec p, vec g, vec s, vec _1, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    if c[SCALE]:
+        adagrad_loop(p, g, s, _1, _2, _3, n, c, True)
+    else:
+        adagrad_loop(p, g, s, _1, _2, _3, n, c, False)
+
+
 
 # ---- RMSprop -----------------------------------------------------------------------------------
 
 # v = alpha v + (1-alpha) g^2;  a = alpha a + (1-alpha) g;  d = sqrt(v - a^2 + eps_in) + eps
 # b = mu b + g / d;  p -= eta b.   Tieleman, Hinton 2012; centered: Graves 2013.
 cdef inline loop rmsprop_loop(vec p, vec g, vec v, vec b, vec a, Py_ssize_t n, vec c,
-                              bint momentum, bint centered) noexcept nogil:
+                              bint scaled, bint momentum, bint centered) noexcept nogil:
     cdef Py_ssize_t i
     scale = c[SCALE]
     alpha, beta, eta, eps, eps_in, mu = c[0], c[1], c[2], c[3], c[4], c[5]
     for i in range(n):
         if vec is f32:
-            h = clean32(scale * g[i])
+            h = clean32(scale * g[i] if scaled else g[i])
         else:
-            h = clean64(scale * g[i])
+            h = clean64(scale * g[i] if scaled else g[i])
         v[i] = alpha * v[i] + beta * h * h
         if centered:
             a[i] = alpha * a[i] + beta * h
@@ -128,15 +144,23 @@ cdef inline loop rmsprop_loop(vec p, vec g, vec v, vec b, vec a, Py_ssize_t n, v
         else:
             p[i] = p[i] - eta * h / d
 
-cdef void rmsprop(vec p, vec g, vec v, vec b, vec a, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+cdef inline loop rmsprop_kind(vec p, vec g, vec v, vec b, vec a, vec _3, Py_ssize_t n,
+                              vec c, bint scaled) noexcept nogil:
     if b == NULL and a == NULL:
-        rmsprop_loop(p, g, v, b, a, n, c, False, False)
+        rmsprop_loop(p, g, v, b, a, n, c, scaled, False, False)
     elif a == NULL:
-        rmsprop_loop(p, g, v, b, a, n, c, True, False)
+        rmsprop_loop(p, g, v, b, a, n, c, scaled, True, False)
     elif b == NULL:
-        rmsprop_loop(p, g, v, b, a, n, c, False, True)
+        rmsprop_loop(p, g, v, b, a, n, c, scaled, False, True)
     else:
-        rmsprop_loop(p, g, v, b, a, n, c, True, True)
+        rmsprop_loop(p, g, v, b, a, n, c, scaled, True, True)
+
+cdef void rmsprop(vec p, vec g, vec v, vec b, vec a, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    if c[SCALE]:
+        rmsprop_kind(p, g, v, b, a, _3, n, c, True)
+    else:
+        rmsprop_kind(p, g, v, b, a, _3, n, c, False)
+
 
 
 # ---- Adam, AdamW, AMSGrad ----------------------------------------------------------------------
@@ -146,16 +170,16 @@ cdef void rmsprop(vec p, vec g, vec v, vec b, vec a, vec _3, Py_ssize_t n, vec c
 # a = eta / (1-b1^t) and r = 1 / sqrt(1-b2^t): one division and one square root per element.
 # The decay joins the update before the one rounding of p, so that a tiny eta lambda does not vanish in float32.
 cdef inline loop adam_loop(vec p, vec g, vec m, vec v, vec w, Py_ssize_t n, vec c,
-                           bint amsgrad, bint decoupled) noexcept nogil:
+                           bint scaled, bint amsgrad, bint decoupled) noexcept nogil:
     cdef Py_ssize_t i
     scale = c[SCALE]
     b1, u1, b2, u2, a, r, eps, eps_in, decay = c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8]
     for i in range(n):
         if vec is f32:
-            h = clean32(scale * g[i])
+            h = clean32(scale * g[i] if scaled else g[i])
             q = clean32(p[i])
         else:
-            h = clean64(scale * g[i])
+            h = clean64(scale * g[i] if scaled else g[i])
             q = clean64(p[i])
         m[i] = b1 * m[i] + u1 * h
         v[i] = b2 * v[i] + u2 * h * h
@@ -171,15 +195,22 @@ cdef inline loop adam_loop(vec p, vec g, vec m, vec v, vec w, Py_ssize_t n, vec 
         else:
             p[i] = q - a * m[i] / d
 
-cdef void adam(vec p, vec g, vec m, vec v, vec w, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+cdef inline loop adam_kind(vec p, vec g, vec m, vec v, vec w, vec _3, Py_ssize_t n, vec c, bint scaled) noexcept nogil:
     if w == NULL and c[8]:
-        adam_loop(p, g, m, v, w, n, c, False, True)
+        adam_loop(p, g, m, v, w, n, c, scaled, False, True)
     elif w == NULL:
-        adam_loop(p, g, m, v, w, n, c, False, False)
+        adam_loop(p, g, m, v, w, n, c, scaled, False, False)
     elif c[8]:
-        adam_loop(p, g, m, v, w, n, c, True, True)
+        adam_loop(p, g, m, v, w, n, c, scaled, True, True)
     else:
-        adam_loop(p, g, m, v, w, n, c, True, False)
+        adam_loop(p, g, m, v, w, n, c, scaled, True, False)
+
+cdef void adam(vec p, vec g, vec m, vec v, vec w, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    if c[SCALE]:
+        adam_kind(p, g, m, v, w, _3, n, c, True)
+    else:
+        adam_kind(p, g, m, v, w, _3, n, c, False)
+
 
 
 # ---- RAdam -------------------------------------------------------------------------------------
@@ -188,16 +219,16 @@ cdef void adam(vec p, vec g, vec m, vec v, vec w, vec _3, Py_ssize_t n, vec c) n
 # p -= a m / (sqrt(v) + eps) + decay p;  p -= a m + decay p while the variance is not tractable.
 # Liu et al. 2020, arXiv 1908.03265. a = eta / (1-b1^t), times r sqrt(1-b2^t) in the first case.
 cdef inline loop radam_loop(vec p, vec g, vec m, vec v, Py_ssize_t n, vec c,
-                            bint adaptive, bint decoupled) noexcept nogil:
+                            bint scaled, bint adaptive, bint decoupled) noexcept nogil:
     cdef Py_ssize_t i
     scale = c[SCALE]
     b1, u1, b2, u2, a, eps, decay = c[0], c[1], c[2], c[3], c[4], c[5], c[6]
     for i in range(n):
         if vec is f32:
-            h = clean32(scale * g[i])
+            h = clean32(scale * g[i] if scaled else g[i])
             q = clean32(p[i])
         else:
-            h = clean64(scale * g[i])
+            h = clean64(scale * g[i] if scaled else g[i])
             q = clean64(p[i])
         m[i] = b1 * m[i] + u1 * h
         v[i] = b2 * v[i] + u2 * h * h
@@ -208,15 +239,23 @@ cdef inline loop radam_loop(vec p, vec g, vec m, vec v, Py_ssize_t n, vec c,
         step = a * m[i] / d if adaptive else a * m[i]
         p[i] = q - (step + decay * q) if decoupled else q - step
 
-cdef void radam(vec p, vec g, vec m, vec v, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+cdef inline loop radam_kind(vec p, vec g, vec m, vec v, vec _2, vec _3, Py_ssize_t n,
+                            vec c, bint scaled) noexcept nogil:
     if c[7] and c[6]:
-        radam_loop(p, g, m, v, n, c, True, True)
+        radam_loop(p, g, m, v, n, c, scaled, True, True)
     elif c[7]:
-        radam_loop(p, g, m, v, n, c, True, False)
+        radam_loop(p, g, m, v, n, c, scaled, True, False)
     elif c[6]:
-        radam_loop(p, g, m, v, n, c, False, True)
+        radam_loop(p, g, m, v, n, c, scaled, False, True)
     else:
-        radam_loop(p, g, m, v, n, c, False, False)
+        radam_loop(p, g, m, v, n, c, scaled, False, False)
+
+cdef void radam(vec p, vec g, vec m, vec v, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    if c[SCALE]:
+        radam_kind(p, g, m, v, _2, _3, n, c, True)
+    else:
+        radam_kind(p, g, m, v, _2, _3, n, c, False)
+
 
 
 # ---- NAdam -------------------------------------------------------------------------------------
@@ -224,16 +263,17 @@ cdef void radam(vec p, vec g, vec m, vec v, vec _2, vec _3, Py_ssize_t n, vec c)
 # m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2
 # p -= (x g + y m) / (r sqrt(v) + eps) + decay p.   Dozat 2016.
 # x = eta (1-mu_t) / (1-P_t) and y = eta mu_(t+1) / (1-P_(t+1)), with P the product of the mu; r = 1 / sqrt(1-b2^t).
-cdef inline loop nadam_loop(vec p, vec g, vec m, vec v, Py_ssize_t n, vec c, bint decoupled) noexcept nogil:
+cdef inline loop nadam_loop(vec p, vec g, vec m, vec v, Py_ssize_t n,
+                            vec c, bint scaled, bint decoupled) noexcept nogil:
     cdef Py_ssize_t i
     scale = c[SCALE]
     b1, u1, b2, u2, x, y, r, eps, decay = c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8]
     for i in range(n):
         if vec is f32:
-            h = clean32(scale * g[i])
+            h = clean32(scale * g[i] if scaled else g[i])
             q = clean32(p[i])
         else:
-            h = clean64(scale * g[i])
+            h = clean64(scale * g[i] if scaled else g[i])
             q = clean64(p[i])
         m[i] = b1 * m[i] + u1 * h
         v[i] = b2 * v[i] + u2 * h * h
@@ -244,25 +284,34 @@ cdef inline loop nadam_loop(vec p, vec g, vec m, vec v, Py_ssize_t n, vec c, bin
         step = (x * h + y * m[i]) / d
         p[i] = q - (step + decay * q) if decoupled else q - step
 
-cdef void nadam(vec p, vec g, vec m, vec v, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+cdef inline loop nadam_kind(vec p, vec g, vec m, vec v, vec _2, vec _3, Py_ssize_t n,
+                            vec c, bint scaled) noexcept nogil:
     if c[8]:
-        nadam_loop(p, g, m, v, n, c, True)
+        nadam_loop(p, g, m, v, n, c, scaled, True)
     else:
-        nadam_loop(p, g, m, v, n, c, False)
+        nadam_loop(p, g, m, v, n, c, scaled, False)
+
+cdef void nadam(vec p, vec g, vec m, vec v, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    if c[SCALE]:
+        nadam_kind(p, g, m, v, _2, _3, n, c, True)
+    else:
+        nadam_kind(p, g, m, v, _2, _3, n, c, False)
+
 
 
 # ---- Adamax ------------------------------------------------------------------------------------
 
 # m = b1 m + (1-b1) g;  u = max(b2 u, |g| + eps);  p -= a m / u.   Kingma, Ba 2015. a = eta / (1-b1^t)
-cdef void adamax(vec p, vec g, vec m, vec u, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+cdef inline loop adamax_loop(vec p, vec g, vec m, vec u, vec _2, vec _3, Py_ssize_t n,
+                             vec c, bint scaled) noexcept nogil:
     cdef Py_ssize_t i
     scale = c[SCALE]
     b1, u1, b2, a, eps = c[0], c[1], c[2], c[3], c[4]
     for i in range(n):
         if vec is f32:
-            h = clean32(scale * g[i])
+            h = clean32(scale * g[i] if scaled else g[i])
         else:
-            h = clean64(scale * g[i])
+            h = clean64(scale * g[i] if scaled else g[i])
         m[i] = b1 * m[i] + u1 * h
         x = b2 * u[i]
         if vec is f32:
@@ -273,20 +322,28 @@ cdef void adamax(vec p, vec g, vec m, vec u, vec _2, vec _3, Py_ssize_t n, vec c
         u[i] = x if x != x else z
         p[i] = p[i] - a * m[i] / u[i]
 
+cdef void adamax(vec p, vec g, vec m, vec u, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    if c[SCALE]:
+        adamax_loop(p, g, m, u, _2, _3, n, c, True)
+    else:
+        adamax_loop(p, g, m, u, _2, _3, n, c, False)
+
+
 
 # ---- Adadelta ----------------------------------------------------------------------------------
 
 # v = rho v + (1-rho) g^2;  d = g sqrt(a + eps) / sqrt(v + eps);  a = rho a + (1-rho) d^2;  p -= eta d.
 # Zeiler 2012, arXiv 1212.5701.
-cdef void adadelta(vec p, vec g, vec v, vec a, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+cdef inline loop adadelta_loop(vec p, vec g, vec v, vec a, vec _2, vec _3, Py_ssize_t n,
+                               vec c, bint scaled) noexcept nogil:
     cdef Py_ssize_t i
     scale = c[SCALE]
     rho, one_rho, eps, eta = c[0], c[1], c[2], c[3]
     for i in range(n):
         if vec is f32:
-            h = clean32(scale * g[i])
+            h = clean32(scale * g[i] if scaled else g[i])
         else:
-            h = clean64(scale * g[i])
+            h = clean64(scale * g[i] if scaled else g[i])
         v[i] = rho * v[i] + one_rho * h * h
         if vec is f32:
             d = sqrtf(a[i] + eps) / sqrtf(v[i] + eps) * h
@@ -295,29 +352,44 @@ cdef void adadelta(vec p, vec g, vec v, vec a, vec _2, vec _3, Py_ssize_t n, vec
         a[i] = rho * a[i] + one_rho * d * d
         p[i] = p[i] - eta * d
 
+cdef void adadelta(vec p, vec g, vec v, vec a, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    if c[SCALE]:
+        adadelta_loop(p, g, v, a, _2, _3, n, c, True)
+    else:
+        adadelta_loop(p, g, v, a, _2, _3, n, c, False)
+
+
 
 # ---- ASGD --------------------------------------------------------------------------------------
 
 # p = keep p - eta g;  a = p, later a + mu (p - a).   Polyak, Juditsky 1992. keep = 1 - lambd eta
-cdef inline loop asgd_loop(vec p, vec g, vec a, Py_ssize_t n, vec c, bint averaging) noexcept nogil:
+cdef inline loop asgd_loop(vec p, vec g, vec a, Py_ssize_t n, vec c, bint scaled, bint averaging) noexcept nogil:
     cdef Py_ssize_t i
     scale = c[SCALE]
     keep, eta, mu = c[0], c[1], c[2]
     for i in range(n):
         if vec is f32:
-            h = clean32(scale * g[i])
+            h = clean32(scale * g[i] if scaled else g[i])
             q = clean32(p[i])
         else:
-            h = clean64(scale * g[i])
+            h = clean64(scale * g[i] if scaled else g[i])
             q = clean64(p[i])
         p[i] = keep * q - eta * h
         a[i] = a[i] + mu * (p[i] - a[i]) if averaging else p[i]
 
-cdef void asgd(vec p, vec g, vec a, vec _1, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+cdef inline loop asgd_kind(vec p, vec g, vec a, vec _1, vec _2, vec _3, Py_ssize_t n,
+                           vec c, bint scaled) noexcept nogil:
     if c[3]:
-        asgd_loop(p, g, a, n, c, True)
+        asgd_loop(p, g, a, n, c, scaled, True)
     else:
-        asgd_loop(p, g, a, n, c, False)
+        asgd_loop(p, g, a, n, c, scaled, False)
+
+cdef void asgd(vec p, vec g, vec a, vec _1, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    if c[SCALE]:
+        asgd_kind(p, g, a, _1, _2, _3, n, c, True)
+    else:
+        asgd_kind(p, g, a, _1, _2, _3, n, c, False)
+
 
 
 # ---- Rprop -------------------------------------------------------------------------------------
@@ -325,15 +397,16 @@ cdef void asgd(vec p, vec g, vec a, vec _1, vec _2, vec _3, Py_ssize_t n, vec c)
 # s = g prev;  z = clamp(z f, least, most) with f = plus, minus or 1 where s > 0, s < 0 or s = 0
 # g = 0 where s < 0;  p -= sign(g) z;  prev = g.   Riedmiller, Braun 1993 (iRprop-).
 # Selects are written so that a NaN goes through.
-cdef void rprop(vec p, vec g, vec prev, vec z, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+cdef inline loop rprop_loop(vec p, vec g, vec prev, vec z, vec _2, vec _3, Py_ssize_t n,
+                            vec c, bint scaled) noexcept nogil:
     cdef Py_ssize_t i
     scale = c[SCALE]
     minus, plus, least, most, zero, one, negative = c[0], c[1], c[2], c[3], c[4], c[5], c[6]
     for i in range(n):
         if vec is f32:
-            h = clean32(scale * g[i])
+            h = clean32(scale * g[i] if scaled else g[i])
         else:
-            h = clean64(scale * g[i])
+            h = clean64(scale * g[i] if scaled else g[i])
         s = h * prev[i]
         x = plus if s > zero else s
         y = minus if s < zero else x
@@ -345,6 +418,12 @@ cdef void rprop(vec p, vec g, vec prev, vec z, vec _2, vec _3, Py_ssize_t n, vec
         up = one if prev[i] > zero else prev[i]
         sign = negative if prev[i] < zero else up
         p[i] = p[i] - sign * z[i]
+
+cdef void rprop(vec p, vec g, vec prev, vec z, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+    if c[SCALE]:
+        rprop_loop(p, g, prev, z, _2, _3, n, c, True)
+    else:
+        rprop_loop(p, g, prev, z, _2, _3, n, c, False)
 
 
 # ---- the average of weights --------------------------------------------------------------------
