@@ -87,7 +87,6 @@ cdef void sgd(vec p, vec g, vec b, vec _1, vec _2, vec _3, Py_ssize_t n, vec c) 
         sgd_kind(p, g, b, _1, _2, _3, n, c, False)
 
 
-
 # ---- Adagrad -----------------------------------------------------------------------------------
 
 # s = s + g^2;  p -= eta g / (sqrt(s + eps_in) + eps).   Duchi, Hazan, Singer 2011.
@@ -113,7 +112,6 @@ cdef void adagrad(vec p, vec g, vec s, vec _1, vec _2, vec _3, Py_ssize_t n, vec
         adagrad_loop(p, g, s, _1, _2, _3, n, c, True)
     else:
         adagrad_loop(p, g, s, _1, _2, _3, n, c, False)
-
 
 
 # ---- RMSprop -----------------------------------------------------------------------------------
@@ -160,7 +158,6 @@ cdef void rmsprop(vec p, vec g, vec v, vec b, vec a, vec _3, Py_ssize_t n, vec c
         rmsprop_kind(p, g, v, b, a, _3, n, c, True)
     else:
         rmsprop_kind(p, g, v, b, a, _3, n, c, False)
-
 
 
 # ---- Adam, AdamW, AMSGrad ----------------------------------------------------------------------
@@ -212,7 +209,6 @@ cdef void adam(vec p, vec g, vec m, vec v, vec w, vec _3, Py_ssize_t n, vec c) n
         adam_kind(p, g, m, v, w, _3, n, c, False)
 
 
-
 # ---- RAdam -------------------------------------------------------------------------------------
 
 # m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2
@@ -257,7 +253,6 @@ cdef void radam(vec p, vec g, vec m, vec v, vec _2, vec _3, Py_ssize_t n, vec c)
         radam_kind(p, g, m, v, _2, _3, n, c, False)
 
 
-
 # ---- NAdam -------------------------------------------------------------------------------------
 
 # m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2
@@ -298,7 +293,6 @@ cdef void nadam(vec p, vec g, vec m, vec v, vec _2, vec _3, Py_ssize_t n, vec c)
         nadam_kind(p, g, m, v, _2, _3, n, c, False)
 
 
-
 # ---- Adamax ------------------------------------------------------------------------------------
 
 # m = b1 m + (1-b1) g;  u = max(b2 u, |g| + eps);  p -= a m / u.   Kingma, Ba 2015. a = eta / (1-b1^t)
@@ -327,7 +321,6 @@ cdef void adamax(vec p, vec g, vec m, vec u, vec _2, vec _3, Py_ssize_t n, vec c
         adamax_loop(p, g, m, u, _2, _3, n, c, True)
     else:
         adamax_loop(p, g, m, u, _2, _3, n, c, False)
-
 
 
 # ---- Adadelta ----------------------------------------------------------------------------------
@@ -359,7 +352,6 @@ cdef void adadelta(vec p, vec g, vec v, vec a, vec _2, vec _3, Py_ssize_t n, vec
         adadelta_loop(p, g, v, a, _2, _3, n, c, False)
 
 
-
 # ---- ASGD --------------------------------------------------------------------------------------
 
 # p = keep p - eta g;  a = p, later a + mu (p - a).   Polyak, Juditsky 1992. keep = 1 - lambd eta
@@ -389,7 +381,6 @@ cdef void asgd(vec p, vec g, vec a, vec _1, vec _2, vec _3, Py_ssize_t n, vec c)
         asgd_kind(p, g, a, _1, _2, _3, n, c, True)
     else:
         asgd_kind(p, g, a, _1, _2, _3, n, c, False)
-
 
 
 # ---- Rprop -------------------------------------------------------------------------------------
