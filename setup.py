@@ -74,13 +74,13 @@ class BuildExt(build_ext):
         return True
 
 
-walker = ["kernels/plan.pxd", "kernels/clean.pxi", "kernels/flush.pxi"]
+walker = ["kernels/plan.pxd", "kernels/clean.pxi", "kernels/flush.pxi", "kernels/sums.pxi"]
 rules = ["kernels/clean.pxi", "kernels/rules.pxi", "kernels/stages.pxi", "kernels/factored.pxi"]
 extensions = [extension(f"kernels.level_{level}", RULES + flags, rules) for level, flags in LEVELS.items()]
 extensions.append(extension("kernels.cpu", ["-O2"]))
 extensions.append(extension("kernels.plan", ["-O3", "-ffp-contract=off"], walker))
 extensions.append(extension("kernels.rows", ["-O3", "-ffp-contract=off"]))
-extensions.append(extension("kernels.norms", ["-O2", "-ffp-contract=off"]))
+extensions.append(extension("kernels.norms", ["-O2", "-ffp-contract=off"], ["kernels/sums.pxi"]))
 extensions.append(extension("kernels.factored", ["-O2"], ["kernels/flush.pxi"]))
 extensions.append(extension("api", ["-O2"], ["api.pxd"]))
 parallel = extension("kernels.parallel", ["-O3", "-fopenmp"], walker)

@@ -10,9 +10,7 @@ from . import simd
 
 cnp.import_array()
 
-cdef enum:
-    BLOCK = 2048          # elements, as in plan.pyx: both give the same sums
-    HOLD_GIL = 8192       # a sum of fewer elements ends sooner than a GIL hand-over pays
+include "sums.pxi"
 
 ctypedef double (*sum_t)(const void *x, Py_ssize_t n, double order) noexcept nogil
 
@@ -26,12 +24,6 @@ cdef void magnitudes(double *out, const real *x, Py_ssize_t n, bint pairs, doubl
     cdef Py_ssize_t i
     for i in range(n):
         out[i] = hypot(x[2 * i] / unit, x[2 * i + 1] / unit) if pairs else x[i] / unit
-
-
-cdef inline double joined(double a, double b, double order) noexcept nogil:
-    if order <= DBL_MAX:
-        return a + b
-    return a if a != a or a > b else b
 
 
 cdef double array_sum(const sum_t *power, const char *data, Py_ssize_t size, bint wide, bint pairs, double order,
@@ -50,7 +42,7 @@ cdef double array_sum(const sum_t *power, const char *data, Py_ssize_t size, bin
             else:
                 magnitudes(scratch, <const float*>(data + at * width), n, pairs, unit)
             part = power[1](scratch, n, order)
-        sum = joined(sum, part, order)
+        sum = joined(sum, part, order > DBL_MAX)
         at += n
     return sum
 
@@ -85,5 +77,5 @@ def power_sum(list arrays not None, double order, double unit=1.0, level=None):
         else:
             with nogil:
                 part = array_sum(power, data, size, wide, pairs, order, unit)
-        sum = joined(sum, part, order)
+        sum = joined(sum, part, order > DBL_MAX)
     return sum

@@ -22,6 +22,7 @@ cnp.import_array()
 
 include "clean.pxi"
 include "flush.pxi"
+include "sums.pxi"
 
 cdef extern from *:
     """
@@ -77,7 +78,6 @@ cdef extern from *:
     PyObject *PyList_GET_ITEM(list items, Py_ssize_t i) noexcept  # borrowed; Cython's own takes a reference
 
 cdef enum:
-    BLOCK = 2048          # elements: the block's rows and the scratch stay in a 48 KB L1
     PIECE = 512           # elements of a block that go through several stages: then all arrays stream side by side
     QUARTER = 1024        # of a page: arrays of NumPy and of arrays.aligned begin at 0, 1/8, 3/8, 5/8 or 7/8 of one;
     BETWEEN = 256         # scratch pieces lie between: at one place of two pages, loads wait for stores
@@ -85,7 +85,6 @@ cdef enum:
     ITEM_WORK = 32        # what an item costs beside its elements, in elements
     AHEAD = 16            # rows: a touched row is asked for while so many others are stepped; misses cost the most
     AHEAD_BYTES = 1024    # of a row, at most: its rest the hardware fetches
-    HOLD_GIL = 8192       # a step of fewer elements ends sooner than a GIL hand-over pays
 
 
 ctypedef fused real:
@@ -460,13 +459,6 @@ cdef int fill(Scalars *scalars, tuple values) except -1:
 
 cdef inline Py_ssize_t blocks(Py_ssize_t size) noexcept nogil:
     return (size + BLOCK - 1) // BLOCK
-
-
-cdef inline double joined(double a, double b, bint largest) noexcept nogil:
-    """Their sum, or the larger of them: NaN if one is."""
-    if not largest:
-        return a + b
-    return a if a != a or a > b else b
 
 
 cdef inline bint belongs(const Item *item, const Cohort *cohort, Py_ssize_t scalars) noexcept nogil:
