@@ -1048,8 +1048,6 @@ cdef class Plan:
         looks, compares = self.can_look(self.rule)
         if agreement and not looks or ratio is not None and not compares:
             raise ValueError(f"{self.rule} has not what look() was asked for: see can_look()")
-        if not self.walk.staged:
-            raise RuntimeError("look() needs stages: see stage()")
         self.answer(coefficients, True)
         self.walk.agrees, self.walk.compares = agreement, ratio is not None
         if ratio is not None:
@@ -1059,7 +1057,7 @@ cdef class Plan:
                 own.f32[1] = max(own.f32[1], FLT_MIN)  # 0/0 is no ratio
                 own.f64[1] = max(own.f64[1], DBL_MIN)
         self.reserve_sums(0)
-        self.go(LOOK, num_threads)
+        self.sweep(LOOK, num_threads)
         return self.collect(2, False, True)
 
     def use_factors(self, factors):
