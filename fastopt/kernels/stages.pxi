@@ -236,7 +236,8 @@ cdef double ratio_sum(vec h, vec _0, vec v, vec _2, vec _3, vec t, Py_ssize_t n,
 
 # ---- after the rule ----------------------------------------------------------------------------
 
-# stage(own, p, q, h, s, NULL, n, c): `own` is an array that the stage keeps, or NULL; p, q, h as above, p written.
+# stage(own, p, q, h, NULL, NULL, n, c): `own` is an array that the stage keeps, or NULL; p, which it writes, is a piece
+# of the parameter after the rule, q the same before it, h its prepared gradient (for stages that see it: Plan.stage).
 # The average of rules.pxi is one too.
 
 # p = q - m (q - p) - c1 q, m = c0 where p moved against the gradient and 0 elsewhere. The decoupled weight decay is not

@@ -282,9 +282,9 @@ class Pipeline:
         self.check()
         self.grow()
         stages, plan = self.stages, self.optimizer._plan
-        self.multipliers = multipliers(stages, plan)
-        self.kinds = list(dict.fromkeys(self.multipliers))  # of each variant
-        variants = [self.kinds.index(kind) for kind in self.multipliers]
+        kinds = multipliers(stages, plan)
+        self.kinds = list(dict.fromkeys(kinds))  # of each variant
+        variants = [self.kinds.index(kind) for kind in kinds]
         self.split_decay = bool(stages.cautious or stages.cautious_weight_decay)
         self.adapts = self.split_decay or stages.corrected_weight_decay is not None or any(
             kind != (1.0, 1.0) for kind in self.kinds)
