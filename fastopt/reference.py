@@ -61,7 +61,8 @@ def rmsprop(param, grad, state, step, *, lr=1e-2, alpha=0.99, eps=1e-8, weight_d
     if centered:
         a = slot(state, "grad_avg", param)
         a[...] = alpha * a + (1 - alpha) * g
-        variance = v - a * a
+        # of an infinite v less an infinite a², which is finite but for its range
+        variance = np.maximum(np.where(np.isinf(v) & np.isfinite(a), v, v - a * a), 0.0)
     update = g / (np.sqrt(variance) + eps if eps_mode == "outside" else np.sqrt(variance + eps))
     if momentum:
         b = slot(state, "momentum_buffer", param)
@@ -161,8 +162,7 @@ def asgd(param, grad, state, step, *, lr=1e-2, lambd=1e-4, alpha=0.75, t0=1e6, w
     average = slot(state, "ax", param)
     # torch keeps both in float32
     eta, mu = float(np.float32(state.get("eta", lr))), float(np.float32(state.get("mu", 1.0)))
-    param *= 1 - lambd * eta
-    param -= eta * g
+    param -= eta * g + lambd * eta * param
     average[...] = param if mu == 1 else average + mu * (param - average)
     state["eta"] = lr / (1 + lambd * lr * step) ** alpha
     state["mu"] = 1 / max(1, step - t0)

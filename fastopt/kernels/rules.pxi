@@ -116,13 +116,16 @@ cdef void adagrad(vec p, vec g, vec s, vec _1, vec _2, vec _3, Py_ssize_t n, vec
 
 # ---- RMSprop -----------------------------------------------------------------------------------
 
-# v = alpha v + (1-alpha) g^2;  a = alpha a + (1-alpha) g;  d = sqrt(v - a^2 + eps_in) + eps
+# v = alpha v + (1-alpha) g^2;  a = alpha a + (1-alpha) g;  d = sqrt(max(v - a^2, 0) + eps_in) + eps
 # b = mu b + g / d;  p -= eta b.   Tieleman, Hinton 2012; centered: Graves 2013.
+# The variance v - a^2 rounds below 0 for a steady gradient. Where both are infinite, for a finite a, it is v, as in
+# torch, which does not round a^2: no step, and no NaN.
 cdef inline loop rmsprop_loop(vec p, vec g, vec v, vec b, vec a, Py_ssize_t n, vec c,
                               bint scaled, bint momentum, bint centered) noexcept nogil:
     cdef Py_ssize_t i
     scale = c[SCALE]
     alpha, beta, eta, eps, eps_in, mu = c[0], c[1], c[2], c[3], c[4], c[5]
+    zero = mu - mu  # no literal: it would be a double
     for i in range(n):
         if vec is f32:
             h = clean32(scale * g[i] if scaled else g[i])
@@ -131,7 +134,9 @@ cdef inline loop rmsprop_loop(vec p, vec g, vec v, vec b, vec a, Py_ssize_t n, v
         v[i] = alpha * v[i] + beta * h * h
         if centered:
             a[i] = alpha * a[i] + beta * h
-        w = v[i] - a[i] * a[i] + eps_in if centered else v[i] + eps_in
+        x = v[i] - a[i] * a[i] if centered else v[i]
+        y = x if x == x else v[i] + (a[i] - a[i]) if centered else v[i]
+        w = (zero if y < zero else y) + eps_in if centered else y + eps_in
         if vec is f32:
             d = sqrtf(w) + eps
         else:
@@ -354,11 +359,12 @@ cdef void adadelta(vec p, vec g, vec v, vec a, vec _2, vec _3, Py_ssize_t n, vec
 
 # ---- ASGD --------------------------------------------------------------------------------------
 
-# p = keep p - eta g;  a = p, later a + mu (p - a).   Polyak, Juditsky 1992. keep = 1 - lambd eta
+# p -= decay p + eta g;  a = p, later a + mu (p - a).   Polyak, Juditsky 1992. decay = lambd eta joins the update
+# before the one rounding of p, as in Adam.
 cdef inline loop asgd_loop(vec p, vec g, vec a, Py_ssize_t n, vec c, bint scaled, bint averaging) noexcept nogil:
     cdef Py_ssize_t i
     scale = c[SCALE]
-    keep, eta, mu = c[0], c[1], c[2]
+    decay, eta, mu = c[0], c[1], c[2]
     for i in range(n):
         if vec is f32:
             h = clean32(scale * g[i] if scaled else g[i])
@@ -366,7 +372,7 @@ cdef inline loop asgd_loop(vec p, vec g, vec a, Py_ssize_t n, vec c, bint scaled
         else:
             h = clean64(scale * g[i] if scaled else g[i])
             q = clean64(p[i])
-        p[i] = keep * q - eta * h
+        p[i] = q - (eta * h + decay * q)
         a[i] = a[i] + mu * (p[i] - a[i]) if averaging else p[i]
 
 cdef inline loop asgd_kind(vec p, vec g, vec a, vec _1, vec _2, vec _3, Py_ssize_t n,

@@ -201,13 +201,17 @@ cdef void nesterov_moment(vec u, vec h, vec m, vec _1, vec _2, vec _3, Py_ssize_
 cdef void scaled_momentum(vec u, vec h, vec v, vec b, vec a, vec _3, Py_ssize_t n, vec c) noexcept nogil:
     cdef Py_ssize_t i
     alpha, beta, eps, eps_in, mu = c[0], c[1], c[3], c[4], c[5]
+    zero = mu - mu
     if b == NULL:
         for i in range(n):
             u[i] = h[i]
         return
     for i in range(n):
-        mean = alpha * a[i] + beta * h[i] if a != NULL else h[i] - h[i]
-        w = alpha * v[i] + beta * h[i] * h[i] - mean * mean + eps_in
+        mean = alpha * a[i] + beta * h[i] if a != NULL else zero
+        square = alpha * v[i] + beta * h[i] * h[i]
+        x = square - mean * mean
+        y = x if x == x else square + (mean - mean)
+        w = (zero if y < zero else y) + eps_in
         if vec is f32:
             d = sqrtf(w) + eps
         else:

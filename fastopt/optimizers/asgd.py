@@ -9,7 +9,7 @@ class ASGD(Optimizer):
 
     With gradient g (after `maximize` and `weight_decay`) at step t, learning rate η and decay λ::
 
-        θ = (1 - λ ηₜ) θ - ηₜ g,           η₁ = η,  ηₜ₊₁ = η / (1 + λ η t)^α
+        θ = θ - (λ ηₜ θ + ηₜ g),           η₁ = η,  ηₜ₊₁ = η / (1 + λ η t)^α
         a = a + μₜ (θ - a),                μ₁ = 1,  μₜ₊₁ = 1 / max(1, t - t₀)
 
     The average a is the state `ax`; the parameters themselves are not replaced by it.
@@ -18,7 +18,7 @@ class ASGD(Optimizer):
         params: see `Optimizer`.
         lr: learning rate η, at least 0.
         lambd: λ, at least 0.
-        alpha: the power with which the rate falls.
+        alpha: α, at least 0: the power with which the rate falls.
         t0: t₀, the step at which averaging starts.
         weight_decay: at least 0; adds its product with θ to the gradient.
         maximize: ascends instead of descending.
@@ -34,7 +34,9 @@ class ASGD(Optimizer):
     array([0.9, 2.3])
 
     Source: Polyak and Juditsky 1992, "Acceleration of stochastic approximation by averaging"; Bottou 2012. ηₜ and μₜ
-    are kept in float32, as in torch, so that checkpoints and trajectories agree.
+    are kept in float32, as in torch, so that checkpoints and trajectories agree. Departs from torch in the decay, which
+    joins the update before the one rounding of θ, so that it does not vanish in float32 when λ η is tiny; and in
+    refusing a negative alpha, with which the rate would grow.
     """
 
     rule = "asgd"
@@ -43,7 +45,7 @@ class ASGD(Optimizer):
     hyperparameters = {
         "lr": nonnegative,
         "lambd": nonnegative,
-        "alpha": number,
+        "alpha": nonnegative,
         "t0": number,
         "weight_decay": nonnegative,
         "maximize": flag,
@@ -71,4 +73,4 @@ class ASGD(Optimizer):
     @staticmethod
     def coefficients(settings, step, scalars):
         eta, mu = scalars
-        return 1.0 - settings["lambd"] * eta, eta, mu, float(mu != 1.0)
+        return settings["lambd"] * eta, eta, mu, float(mu != 1.0)

@@ -11,7 +11,7 @@ class RMSprop(Optimizer):
 
         v = α v + (1-α) g²
         a = α a + (1-α) g                  (centered)
-        d = √v + ε                         (centered: √(v - a²) + ε)
+        d = √v + ε                         (centered: √max(v - a², 0) + ε)
         θ = θ - η g / d                    (momentum: b = μ b + g / d,  θ = θ - η b)
 
     Args:
@@ -36,7 +36,8 @@ class RMSprop(Optimizer):
     array([0., 3.])
 
     Source: Tieleman and Hinton 2012, lecture 6.5; centered: Graves 2013, arXiv 1308.0850. Departs from torch
-    only in rounding (IEEE square root).
+    in rounding (IEEE square root), and where rounding takes the variance v - a² of a steady gradient below 0, of which
+    torch makes NaN.
     """
 
     rule = "rmsprop"
