@@ -14,18 +14,18 @@ import argparse
 import hashlib
 import importlib
 import inspect
+import io
 import itertools
 import math
 import statistics
-import sys
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 
 from . import lr_scheduler, table
 from ._version import __version__
+from .cli import Stop, need_memory, picture, positive, whole, writing
 from .optimizers import MuonAdamW
 
 __all__ = [
@@ -43,10 +43,6 @@ __all__ = [
 CLASSES = 10
 METHODS = tuple(method for method in table.METHODS if method.optimizer.sparse != "only" and not method.closure)
 ADAMW = next(method for method in METHODS if method.name == "AdamW")  # steps what Muon does not
-
-
-class Stop(Exception):
-    """Ends the demo with a message for the user."""
 
 
 # ---- data
@@ -185,6 +181,12 @@ class Settings:
     def steps(self, images):
         """Steps of a run over so many images."""
         return self.epochs * math.ceil(images / self.batch)
+
+    @property
+    def bytes(self):
+        """Of parameters, gradients, two moments and the work of a step, in both engines."""
+        first, second = self.hidden
+        return 12 * np.dtype(self.dtype).itemsize * (64 * first + first * second + second * CLASSES)
 
     def suited(self, method, images):
         """The same for a method that wants all images in every step, where it is one."""
@@ -340,8 +342,8 @@ def step_both(optimizer, shadow, grads, history):
 
 # ---- picture
 
-def plot(histories, settings, path):
-    """Writes a PNG of the loss, accuracy and learning rate of some runs with the same settings."""
+def plot(histories, settings, write):
+    """Gives to `write` a PNG of the loss, accuracy and learning rate of some runs with the same settings."""
     figure = optional("matplotlib.figure").Figure(figsize=(14, 5), dpi=110, layout="constrained")
     loss, accuracy, rate = panels = figure.subplots(1, 3)
     if len(histories) == 1:
@@ -362,15 +364,14 @@ def plot(histories, settings, path):
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(x=0.02)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    save(figure, path)
+    save(figure, write)
 
 
-def save(figure, path):
-    """Writes a figure as a PNG."""
-    try:
-        figure.savefig(path, format="png")
-    except OSError as error:
-        raise Stop(f"cannot write {path}: {error.strerror}") from None
+def save(figure, write):
+    """Gives a figure as a PNG to `write`."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    write(png.getvalue())
 
 
 def describe(settings):
@@ -430,43 +431,6 @@ def method_named(text):
     raise argparse.ArgumentTypeError(f"must be one of {names()}, got {text!r}")
 
 
-def whole(least, most=None):
-    """A check of an integer option."""
-    allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
-
-    def check(text):
-        try:
-            value = int(text)
-        except ValueError:
-            value = None
-        if value is None or value < least or (most is not None and value > most):
-            raise argparse.ArgumentTypeError(f"must be an integer {allowed}, got {text!r}")
-        return value
-
-    return check
-
-
-def positive(text):
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a finite number greater than 0, got {text!r}")
-    return value
-
-
-def picture(text):
-    path = Path(text)
-    if path.is_dir() or not path.name:
-        raise argparse.ArgumentTypeError(f"must be a file for a PNG, got the directory {text!r}")
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"must be in a directory that exists, got {text!r}")
-    if path.suffix.lower() not in ("", ".png"):
-        raise argparse.ArgumentTypeError(f"must end in .png, got {text!r}")
-    return path
-
-
 def add_arguments(parser):
     """Adds the options of `fastopt demo`."""
     default = Settings()
@@ -497,26 +461,28 @@ def add_arguments(parser):
 
 def run(args):
     """Runs the demo with parsed options; returns the exit code."""
-    try:
+    settings, data = prepared(args)
+    with writing(args.output) as write:
         if args.compare is None:
-            return run_one(args.optimizer, *prepared(args))
-        return run_race(args.compare or METHODS, *prepared(args))
-    except Stop as stop:
-        print(f"fastopt demo: {stop}", file=sys.stderr)
-        return 1
+            run_one(args.optimizer, settings, data, write)
+        else:
+            run_race(args.compare or METHODS, settings, data, write)
+    print(f"picture: {args.output}")
+    return 0
 
 
 def prepared(args):
-    """What both kinds of run need: settings, data, and where the picture goes."""
+    """What both kinds of run need: settings and data."""
     for module in ("matplotlib.figure", "tqdm"):  # rather now than after the training
         optional(module)
     settings = Settings(args.schedule, args.lr, args.epochs, args.batch, tuple(args.hidden), args.dtype,
                         args.seed, args.threads)
+    need_memory(settings.bytes)
     data = digits(settings.seed, settings.dtype)
     print(f"fastopt {__version__}: {len(data.train_images)} handwritten digits for training, "
           f"{len(data.test_images)} for the test")
     print(f"{describe(settings)}, epochs: {settings.epochs}")
-    return settings, data, args.output
+    return settings, data
 
 
 def progress(total):
@@ -529,24 +495,22 @@ def progress(total):
     return Bar(total=total, unit="step", leave=False)
 
 
-def run_one(method, settings, data, output):
+def run_one(method, settings, data, write):
     images = len(data.train_images)
     with progress(settings.suited(method, images).steps(images)) as bar:
         bar.set_description(method.name)
         history = train(method, data, settings, bar.update,
                         lambda history: bar.write(epoch_line(history, settings)))
-    plot([history], settings, output)
+    plot([history], settings, write)
     print(f"final test accuracy of {history.name}, lr {history.lr:g}: {history.accuracies[-1]:.2%}")
     print(f"optimizer:                {timing(history.seconds)}")
     print(f"same rule in plain NumPy: {timing(history.numpy_seconds)}")
     print(f"ratio NumPy / fastopt:    {history.ratio:.1f} of the medians")
     print(f"largest difference between their parameters: {history.difference:.0e}")
     print(f"parameters: sha256 {digest(history.params)}")
-    print(f"picture: {output}")
-    return 0
 
 
-def run_race(methods, settings, data, output):
+def run_race(methods, settings, data, write):
     methods = list({method.name: method for method in methods}.values())
     histories = []
     images = len(data.train_images)
@@ -556,10 +520,8 @@ def run_race(methods, settings, data, output):
             bar.set_description(method.name)
             histories.append(train(method, data, settings, bar.update))
             bar.write(race_line(histories[-1]))
-    plot(histories, settings, output)
+    plot(histories, settings, write)
     print("fastopt, NumPy: median of a step of the optimizer, and of the same rule in plain NumPy")
-    print(f"picture: {output}")
-    return 0
 
 
 def epoch_line(history, settings):

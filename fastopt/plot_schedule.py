@@ -7,12 +7,15 @@ linear_schedule(init_value=1.0, end_value=0.1, transition_steps=75, transition_b
 import argparse
 import ast
 import importlib
+import operator
 import re
-import sys
 import textwrap
+import warnings
 
 from . import schedules
-from .demo import Stop, picture, save, whole
+from .cli import Stop, picture, whole, writing
+from .demo import save
+from .schedules.core import Schedule
 from .schedules.table import ROWS
 
 EXAMPLES = {row.name: row for row in ROWS}
@@ -71,18 +74,91 @@ def argument(text):
         return text
 
 
-ALLOWED = (ast.Expression, ast.Call, ast.keyword, ast.Name, ast.Attribute, ast.Load, ast.Constant, ast.BinOp,
-           ast.UnaryOp, ast.operator, ast.unaryop, ast.List, ast.Tuple, ast.Dict)
+# of an expression: what it may be built of is bounded, so that no expression takes long or much memory
+LONGEST, DEEPEST, LARGEST = 10_000, 100, 2**63
+NUMBERS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+           ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: operator.pow, ast.UAdd: operator.pos,
+           ast.USub: operator.neg}
+SCHEDULES = {kind: NUMBERS[kind] for kind in (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.USub)}
 
 
 def evaluated(text):
     """The value of an expression of numbers and fastopt.schedules, and of nothing else."""
-    tree = ast.parse(text.strip(), mode="eval")
-    for node in ast.walk(tree):
-        if not isinstance(node, ALLOWED) or (isinstance(node, ast.Attribute) and node.attr.startswith("_")):
-            raise SyntaxError(f"{ast.unparse(node)!r} is not a number, a schedule or arithmetic with them")
-    names = {name: getattr(schedules, name) for name in EXAMPLES} | {"True": True, "False": False, "None": None}
-    return eval(compile(tree, "command line", "eval"), {"__builtins__": {}}, names)
+    if len(text) > LONGEST:
+        raise ValueError(f"an expression has at most {LONGEST:,} characters, got {len(text):,}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the text looks like a slip
+            tree = ast.parse(text.strip(), mode="eval")
+    except (RecursionError, MemoryError):
+        raise ValueError("the expression is nested too deeply") from None
+    return value_of(tree.body)
+
+
+def value_of(node, depth=1):
+    def inner(part):
+        return value_of(part, depth + 1)
+
+    if depth > DEEPEST:
+        raise ValueError(f"an expression is nested at most {DEEPEST} deep")
+    match node:
+        case ast.Constant(value=None | bool() | str() as value):
+            return value
+        case ast.Constant(value=int() | float() as value):
+            return bounded(value)
+        case ast.List(elts=parts):
+            return [inner(part) for part in parts]
+        case ast.Tuple(elts=parts):
+            return tuple(inner(part) for part in parts)
+        case ast.Dict(keys=keys, values=values) if None not in keys:
+            return {inner(key): inner(value) for key, value in zip(keys, values, strict=True)}
+        case ast.Name(id=name):
+            if name not in EXAMPLES:
+                raise NameError(f"name {name!r} is not defined")
+            return EXAMPLES[name].make
+        case ast.UnaryOp(op=op, operand=operand):
+            return arithmetic(node, type(op), inner(operand))
+        case ast.BinOp(op=op, left=left, right=right):
+            return arithmetic(node, type(op), inner(left), inner(right))
+        case ast.Call(func=function, args=args, keywords=keywords) if all(keyword.arg for keyword in keywords):
+            called = method(function, depth) if isinstance(function, ast.Attribute) else inner(function)
+            if not callable(called) or isinstance(called, Schedule):
+                raise TypeError(f"{ast.unparse(function)!r} is not a function that makes a schedule")
+            return called(*map(inner, args), **{keyword.arg: inner(keyword.value) for keyword in keywords})
+    raise not_allowed(node)
+
+
+def method(node, depth):
+    schedule = value_of(node.value, depth + 1)
+    if not isinstance(schedule, Schedule) or node.attr not in ("shift", "clamp"):
+        raise not_allowed(node)
+    return getattr(schedule, node.attr)
+
+
+def arithmetic(node, kind, *operands):
+    if all(isinstance(operand, int | float) for operand in operands) and kind in NUMBERS:
+        try:
+            if kind is ast.Pow:
+                abs(operands[0] or 1.0) ** float(operands[1])  # overflows in no time where integers would grow on
+            return bounded(NUMBERS[kind](*operands))
+        except OverflowError:
+            raise ValueError(f"{ast.unparse(node)!r} is too large") from None
+    if all(isinstance(operand, int | float | Schedule) for operand in operands) and kind in SCHEDULES:
+        return SCHEDULES[kind](*operands)
+    raise not_allowed(node)
+
+
+def bounded(number):
+    """The number itself: an integer may have 63 bits."""
+    if isinstance(number, complex):
+        raise ValueError("a root of a negative number is no number here")
+    if isinstance(number, int) and abs(number) >= LARGEST:
+        raise ValueError("an integer must be less than 2 ** 63")
+    return number
+
+
+def not_allowed(node):
+    return SyntaxError(f"{ast.unparse(node)!r} is not a number, a schedule or arithmetic with them")
 
 
 # ---- drawing
@@ -95,24 +171,24 @@ def new_figure(width, height):
         raise Stop(f"it needs matplotlib ({error}): pip install matplotlib") from None
 
 
-def plot(found, steps, path):
-    """Writes a PNG of schedules over `0, 1, ... steps - 1`."""
+def plot(found, steps, write):
+    """Gives to `write` a PNG of schedules over `0, 1, ... steps - 1`."""
     figure = new_figure(9, 5)
     axes = figure.subplots()
     for label, schedule in found.items():
         try:
             values = schedule.preview(steps)
-        except (ArithmeticError, ValueError) as error:
+        except (ArithmeticError, TypeError, ValueError) as error:
             raise Stop(f"{label}: {error}") from None
         axes.plot(values, linewidth=1.8, label=textwrap.fill(label, 100))
     axes.set(xlabel="step", ylabel="value", xlim=(0, max(steps - 1, 1)))
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower left", frameon=False)
-    save(figure, path)
+    save(figure, write)
 
 
-def gallery(path, steps=1000, columns=5):
-    """Writes a PNG with one panel for each schedule, and in it one curve for each of its examples."""
+def gallery(write, steps=1000, columns=5):
+    """Gives to `write` a PNG with one panel for each schedule, and in it one curve for each of its examples."""
     lines = -(-len(ROWS) // columns)
     figure = new_figure(2.7 * columns, 2.0 * lines)
     panels = figure.subplots(lines, columns).ravel()
@@ -129,7 +205,7 @@ def gallery(path, steps=1000, columns=5):
             axes.legend(loc="upper right", fontsize=6, framealpha=0.6, handlelength=1.2, labelspacing=0.2)
     for axes in panels[len(ROWS):]:
         axes.set_axis_off()
-    save(figure, path)
+    save(figure, write)
 
 
 def differences(arguments, examples):
@@ -155,16 +231,13 @@ def add_arguments(parser):
 
 def run(args):
     """Runs the command with parsed options; returns the exit code."""
-    try:
-        if args.gallery == bool(args.words):
-            raise Stop("give the names of schedules, or --gallery alone" + ("" if args.words else
-                       f"; there are {', '.join(EXAMPLES)}"))
+    if args.gallery == bool(args.words):
+        raise Stop("give the names of schedules, or --gallery alone" + ("" if args.words else
+                   f"; there are {', '.join(EXAMPLES)}"))
+    with writing(args.output) as write:
         if args.gallery:
-            gallery(args.output, args.steps)
+            gallery(write, args.steps)
         else:
-            plot(curves(args.words, args.steps), args.steps, args.output)
-    except Stop as stop:
-        print(f"fastopt plot-schedule: {stop}", file=sys.stderr)
-        return 1
+            plot(curves(args.words, args.steps), args.steps, write)
     print(f"wrote {args.output}")
     return 0

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import functional, optimizers, reference
+from .cli import Parser, Stop, execute
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,6 +278,21 @@ def markdown(speeds):
     return "\n".join(lines)
 
 
+def main(arguments=None):
+    description = "Prints the README's table of methods."
+    parser = Parser(prog="python -m fastopt.table", description=description)
+    parser.add_argument("file", help="what python -m fastopt.bench.speeds wrote")
+    return execute(parser, report, arguments)
+
+
+def report(args):
+    with open(args.file, encoding="utf-8") as file:
+        try:
+            speeds = json.load(file)["speeds"]
+        except (ValueError, KeyError, TypeError):
+            raise Stop(f"{args.file} is not a file of python -m fastopt.bench.speeds") from None
+    print(markdown(speeds))
+
+
 if __name__ == "__main__":
-    with open(sys.argv[1], encoding="utf-8") as file:
-        print(markdown(json.load(file)["speeds"]))
+    sys.exit(main())

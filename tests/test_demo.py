@@ -12,7 +12,7 @@ import pytest
 
 import fastopt
 from fastopt import demo
-from fastopt.cli import main
+from fastopt.cli import main, writing
 from fastopt.kernels import simd
 
 METHODS = demo.METHODS
@@ -143,7 +143,8 @@ def test_a_run_of_one_step(schedule, data, tmp_path):
     settings = replace(SHORT, schedule=schedule, epochs=1, batch=5000)
     histories = [demo.train(method, data, settings) for method in METHODS[:2]]
     assert all(len(history.losses) == 1 for history in histories)
-    demo.plot(histories, settings, tmp_path / "picture.png")
+    with writing(tmp_path / "picture.png") as write:
+        demo.plot(histories, settings, write)
     assert (tmp_path / "picture.png").read_bytes().startswith(PNG)
 
 

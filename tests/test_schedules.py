@@ -4,6 +4,7 @@ import copy
 import math
 import pickle
 import re
+import sys
 import warnings
 from pathlib import Path
 
@@ -597,7 +598,7 @@ def test_wrong_words(words, message, capsys, tmp_path):
 
 
 def test_matplotlib_that_is_missing_is_told(capsys, monkeypatch, tmp_path):
-    monkeypatch.setitem(plot_schedule.sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     code, (_, err) = plot(capsys, "linear_schedule", "--output", tmp_path / "picture.png")
     assert code == 1
     assert "it needs matplotlib" in err

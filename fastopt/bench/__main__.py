@@ -1,15 +1,15 @@
 """`python -m fastopt.bench`: the same as `fastopt bench`."""
 
-import argparse
 import sys
 
+from ..cli import Parser, execute
 from . import cli
 
 
-def main():
-    parser = argparse.ArgumentParser(prog="python -m fastopt.bench", description=cli.__doc__)
+def main(arguments=None):
+    parser = Parser(prog="python -m fastopt.bench", description=cli.__doc__)
     cli.add_arguments(parser)
-    return cli.run(parser.parse_args())
+    return execute(parser, cli.run, arguments)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ moves in bytes per second if two sweeps do it (20 bytes for each float32 element
 as seen by `tracemalloc`, which does not see torch.
 """
 
-import argparse
 import sys
 import tracemalloc
 from statistics import median
@@ -13,7 +12,9 @@ from time import perf_counter
 
 import numpy as np
 
+from ..cli import Parser, execute, whole
 from ..optimizers import Adafactor
+from .cases import shape_named
 from .rivals import FASTOPT, FOREACH, LOOP, torch
 from .runner import no_garbage_collection
 
@@ -75,16 +76,20 @@ def allocated(step):
         tracemalloc.stop()
 
 
-def main():
-    parser = argparse.ArgumentParser(prog="python -m fastopt.bench.adafactor", description=__doc__)
-    parser.add_argument("shapes", nargs="*", default=SHAPES, metavar="SHAPE", help="such as 4096x4096")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help="default: %(default)s")
+def main(arguments=None):
+    parser = Parser(prog="python -m fastopt.bench.adafactor", description=__doc__)
+    parser.add_argument("shapes", nargs="*", type=shape_named, metavar="SHAPE", help="such as 4096x4096")
+    parser.add_argument("--rounds", type=whole(1), default=ROUNDS, metavar="N", help="default: %(default)s")
     parser.add_argument("--small", action="store_true", help="gradients under eps[0]")
-    args = parser.parse_args()
+    return execute(parser, report, arguments)
+
+
+def report(args):
+    """Measures and prints what the options ask for."""
     print("| shape | step | best, ms | median, ms | GB/s | takes, best | takes, median | allocates, bytes |")
     print("|---|---|---|---|---|---|---|---|")
-    for text in args.shapes:
-        shape = tuple(map(int, text.split("x")))
+    for shape in args.shapes or map(shape_named, SHAPES):
+        text = "x".join(map(str, shape))
         ways = steps(shape, args.small)
         seconds = measure(ways, args.rounds)
         best, middle = min(seconds[FASTOPT]), median(seconds[FASTOPT])
@@ -93,7 +98,6 @@ def main():
             size = f"{allocated(ways[name]):,}" if name == FASTOPT else ""
             print(f"| {text} | {name} | {min(own) * 1e3:.3f} | {median(own) * 1e3:.3f} | {rate} "
                   f"| {min(own) / best:.2f} x | {median(own) / middle:.2f} x | {size} |", flush=True)
-    return 0
 
 
 if __name__ == "__main__":

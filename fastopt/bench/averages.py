@@ -6,15 +6,16 @@ thread unless asked otherwise, over arrays that begin on a cache line, as torch'
 on the same ones.
 """
 
-import argparse
+import sys
 from statistics import median
 
 import numpy as np
 
 from ..averages import EMA
+from ..cli import Parser, execute, positive, whole
 from ..kernels.arrays import owned
 from ..kernels.plan import Plan
-from .cases import parse
+from .cases import case_named, parse
 from .machine import machine
 from .rivals import IN_PLACE, LIMIT, Rival, tensor, torch
 from .runner import interleave, spacer, torch_threads
@@ -83,17 +84,21 @@ def measure(case, dtype="float32", threads=1, rounds=60, seconds=4.0):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m fastopt.bench.averages", description=__doc__.split("\n\n")[0])
+    parser = Parser(prog="python -m fastopt.bench.averages", description=__doc__.split("\n\n")[0])
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=60, help="at most (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each case (default: %(default)s)")
-    parser.add_argument("--case", action="append", help="such as 100x64 or 1x1M (repeatable)")
-    args = parser.parse_args(arguments)
+    parser.add_argument("--threads", type=whole(1), default=1)
+    parser.add_argument("--rounds", type=whole(1), default=60, help="at most (default: %(default)s)")
+    parser.add_argument("--seconds", type=positive, default=4.0, help="of each case (default: %(default)s)")
+    parser.add_argument("--case", action="append", type=case_named, help="such as 100x64 or 1x1M (repeatable)")
+    return execute(parser, report, arguments)
+
+
+def report(args):
+    """Measures and prints what the options ask for."""
     print(*(f"{name}: {value}" for name, value in machine().items()), sep="\n")
     print("\n| case | rival | best µs | GB/s | of fastopt's time (best) | of fastopt's time (median) |")
     print("|---|---|---|---|---|---|")
-    for case in map(parse, args.case or CASES):
+    for case in args.case or map(parse, CASES):
         samples = measure(case, args.dtype, args.threads, args.rounds, args.seconds)
         ours, traffic = samples[FASTOPT], 3 * np.dtype(args.dtype).itemsize * case.total
         for name, theirs in samples.items():
@@ -103,4 +108,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,10 +2,12 @@
 
 import argparse
 import json
+from contextlib import nullcontext
 from dataclasses import asdict
 
+from ..cli import positive, whole, writing
 from . import targets, threads_in_loop
-from .cases import CASES, FULL, parse
+from .cases import CASES, FULL, case_named, parse
 from .machine import machine
 from .rivals import FASTOPT, FOREACH, FUSED, LOOP, rows, torch
 from .runner import ROUNDS, SECONDS, Unable, compare
@@ -23,12 +25,12 @@ def add_arguments(parser):
                         help="cases <arrays>x<elements>, such as 100x64 or 1x30M "
                              f"(default: {', '.join(case.name for case in CASES)})")
     parser.add_argument("--full", action="store_true", help=f"also {FULL[-1].name}, which takes some 4 GB")
-    parser.add_argument("--threads", nargs="+", type=positive, metavar="N",
+    parser.add_argument("--threads", nargs="+", type=whole(1), metavar="N",
                         help="numbers of threads (default: 1, and 2 from a million elements)")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
-    parser.add_argument("--rounds", type=positive, metavar="N",
+    parser.add_argument("--rounds", type=whole(1), metavar="N",
                         help=f"rounds of a case and method, at most (default: {ROUNDS})")
-    parser.add_argument("--seconds", type=float, metavar="S",
+    parser.add_argument("--seconds", type=positive, metavar="S",
                         help="budget of a case and method, 5 rounds in any case "
                              f"(default: {SECONDS:g}, with --targets {targets.SECONDS:g})")
     parser.add_argument("--json", metavar="FILE", help="also writes what was measured to this file")
@@ -45,23 +47,30 @@ def add_arguments(parser):
 
 def run(args):
     """Measures what the options ask for and prints it as Markdown. Returns the exit status."""
-    about = machine()
-    print("\n".join(f"- {name}: {value}" for name, value in about.items()), end="\n\n", flush=True)
-    if args.threads_in_loop:
-        results = threads_in_loop.report(args.rounds or threads_in_loop.ROUNDS)
-    elif args.import_time:
-        results = print_verdicts([[targets.import_time()]])
-    elif args.speed:
-        results = print_speed(args)
-    elif args.targets:
-        results = print_verdicts(targets.measure(args.rounds or ROUNDS, args.seconds or targets.SECONDS))
-    else:
-        results = print_cases(args)
-    if args.json:
-        with open(args.json, "w", encoding="utf-8") as file:
-            json.dump({"machine": about, "results": results}, file, indent=1)
-            file.write("\n")
+    with nullcontext() if args.json is None else writing(args.json) as write:
+        about = machine()
+        print("\n".join(f"- {name}: {value}" for name, value in about.items()), end="\n\n", flush=True)
+        results = measured(args)
+        if write is not None:
+            write(as_json({"machine": about, "results": results}))
     return int(any(result.get("met") is False for result in results))
+
+
+def measured(args):
+    if args.threads_in_loop:
+        return threads_in_loop.report(args.rounds or threads_in_loop.ROUNDS)
+    if args.import_time:
+        return print_verdicts([[targets.import_time()]])
+    if args.speed:
+        return print_speed(args)
+    if args.targets:
+        return print_verdicts(targets.measure(args.rounds or ROUNDS, args.seconds or targets.SECONDS))
+    return print_cases(args)
+
+
+def as_json(results):
+    """The bytes of a file."""
+    return (json.dumps(results, indent=1) + "\n").encode()
 
 
 # ---- options -----------------------------------------------------------------------------------
@@ -73,23 +82,6 @@ def rows_named(name):
         known = ", ".join(row.name for row in rows())
         raise argparse.ArgumentTypeError(f"no method {name!r}; there are {known}")
     return found
-
-
-def case_named(name):
-    try:
-        return parse(name)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def positive(text):
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
-    return number
 
 
 # ---- tables ------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ closure took is subtracted. The turns alternate, and both have one thread: torch
 threadpoolctl, without which it keeps the threads it has.
 """
 
-import argparse
 import contextlib
 import sys
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..cli import Parser, execute, need_memory, whole
 from ..optimizers import LBFGS
 from .rivals import torch
 from .runner import no_garbage_collection
@@ -115,6 +115,7 @@ def measure(elements, history, line_search=None, rounds=ROUNDS, iterations=ITERA
 
 def report(elements, history, rounds):
     """Measures and prints both kinds of step."""
+    need_memory(4 * elements * 2 * history)
     print(f"{elements:,} float32 parameters, {history} pairs, one thread; milliseconds per iteration\n")
     print("| line search | optimizer | best | median | share of torch's: best | median |")
     print("|---|---|---|---|---|---|")
@@ -128,13 +129,12 @@ def report(elements, history, rounds):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m fastopt.bench.lbfgs", description=__doc__.splitlines()[0])
-    parser.add_argument("--elements", type=int, default=ELEMENTS, metavar="N", help="parameters (default: %(default)s)")
-    parser.add_argument("--history", type=int, default=HISTORY, metavar="N", help="pairs (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help="turns (default: %(default)s)")
-    args = parser.parse_args(arguments)
-    report(args.elements, args.history, args.rounds)
-    return 0
+    parser = Parser(prog="python -m fastopt.bench.lbfgs", description=__doc__.splitlines()[0])
+    parser.add_argument("--elements", type=whole(1), default=ELEMENTS, metavar="N",
+                        help="parameters (default: %(default)s)")
+    parser.add_argument("--history", type=whole(1), default=HISTORY, metavar="N", help="pairs (default: %(default)s)")
+    parser.add_argument("--rounds", type=whole(1), default=ROUNDS, metavar="N", help="turns (default: %(default)s)")
+    return execute(parser, lambda args: report(args.elements, args.history, args.rounds), arguments)
 
 
 if __name__ == "__main__":

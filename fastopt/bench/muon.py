@@ -8,10 +8,12 @@ multiplies in bfloat16, stands beside it. All take turns in one process.
 
 import argparse
 import os
+import sys
 from statistics import median
 
 import numpy as np
 
+from ..cli import Parser, Stop, execute, need_memory, positive, whole
 from ..kernels import threads
 from ..optimizers import Muon
 from .machine import machine
@@ -55,7 +57,13 @@ def products(matrix):
 
 def blas_threads():
     """What torch is given too: OpenBLAS's own default is every CPU."""
-    return int(os.environ.get("OPENBLAS_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS") or threads.cpus())
+    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        if given := os.environ.get(variable):
+            try:
+                return whole(1)(given)
+            except argparse.ArgumentTypeError as error:
+                raise Stop(f"{variable} {error}") from None
+    return threads.cpus()
 
 
 def measure(shape, dtype="float32", rounds=30, seconds=10.0):
@@ -66,12 +74,19 @@ def measure(shape, dtype="float32", rounds=30, seconds=10.0):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m fastopt.bench.muon", description=__doc__.split("\n\n")[0])
+    parser = Parser(prog="python -m fastopt.bench.muon", description=__doc__.split("\n\n")[0])
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
-    parser.add_argument("--rounds", type=int, default=30, help="at most (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each shape (default: %(default)s)")
-    parser.add_argument("--shape", type=int, nargs=2, action="append", help="rows and columns (repeatable)")
-    args = parser.parse_args(arguments)
+    parser.add_argument("--rounds", type=whole(1), default=30, help="at most (default: %(default)s)")
+    parser.add_argument("--seconds", type=positive, default=10.0, help="of each shape (default: %(default)s)")
+    parser.add_argument("--shape", type=whole(1, 1_000_000), nargs=2, action="append",
+                        help="rows and columns (repeatable)")
+    return execute(parser, report, arguments)
+
+
+def report(args):
+    """Measures and prints what the options ask for."""
+    for shape in args.shape or ():
+        need_memory(8 * 4 * shape[0] * shape[1])
     print(*(f"{name}: {value}" for name, value in machine().items()), f"BLAS threads: {blas_threads()}", sep="\n")
     print("\n| shape | rival | best ms | median ms | fastopt takes (best) | fastopt takes (median) |")
     print("|---|---|---|---|---|---|")
@@ -85,4 +100,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,6 +6,7 @@ where they are missing. Second table: one call of each schedule, and the array o
 """
 
 import gc
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import numpy as np
 
 import fastopt
 
+from ..cli import Parser, execute
 from ..schedules import table
 from .machine import machine
 
@@ -125,7 +127,13 @@ def print_schedules():
         print(f"| {row.name} | {min(calls):.2f} | {min(previews) * 1e3:.1f} |", flush=True)
 
 
-def main():
+def main(arguments=None):
+    parser = Parser(prog="python -m fastopt.bench.schedulers", description=__doc__.split("\n\n")[0])
+    return execute(parser, report, arguments)
+
+
+def report(args):
+    """Measures and prints the tables."""
     print(*(f"- {name}: {value}" for name, value in machine().items()), sep="\n", end="\n\n")
     warnings.simplefilter("ignore")  # that the optimizers do not step
     print(f"microseconds of one step() with one group: the best and the median of {ROUNDS} rounds of {STEPS}\n")
@@ -151,4 +159,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,6 +7,7 @@ misses of the touched rows cost alone, the gradient made beforehand.
 """
 
 import gc
+import sys
 import time
 from statistics import median
 
@@ -14,6 +15,8 @@ import numpy as np
 
 import fastopt
 from fastopt.kernels.plan import Plan
+
+from ..cli import Parser, execute
 
 ROWS, COLUMNS, TOUCHED, ROUNDS = 1_000_000, 64, 4_096, 30
 # name: options, state arrays
@@ -85,7 +88,13 @@ def race(steps):
     return seconds
 
 
-def main():
+def main(arguments=None):
+    parser = Parser(prog="python -m fastopt.bench.sparse", description=__doc__.split("\n\n")[0])
+    return execute(parser, report, arguments)
+
+
+def report(args):
+    """Measures and prints the table."""
     print(f"{TOUCHED} touched rows of {COLUMNS} float32 in a table of {ROWS} rows, one thread\n")
     print("| method | fastopt, best µs | torch, best µs | best | median | of the limit |")
     print("|---|---|---|---|---|---|")
@@ -106,4 +115,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

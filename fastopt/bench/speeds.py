@@ -5,13 +5,12 @@ best rounds, float32, one thread (Muon: the BLAS's threads). `python -m fastopt.
 table.
 """
 
-import argparse
-import json
 import sys
 
+from ..cli import Parser, Stop, execute, writing
 from . import adafactor, lbfgs, muon, sparse
 from .cases import parse
-from .cli import TORCH, figures
+from .cli import TORCH, as_json, figures
 from .machine import machine
 from .rivals import rows, torch
 from .runner import compare
@@ -43,21 +42,22 @@ def ahead(seconds):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m fastopt.bench.speeds", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m fastopt.bench.speeds", description=__doc__.splitlines()[0])
     parser.add_argument("file", help="where to write, such as docs/speeds.json")
-    args = parser.parse_args(arguments)
+    return execute(parser, report, arguments)
+
+
+def report(args):
+    """Measures, prints and writes the speeds."""
     if torch() is None:
-        print("torch is not installed: there is nothing to compare with", file=sys.stderr)
-        return 1
+        raise Stop("torch is not installed: there is nothing to compare with")
     speeds = {}
-    for measured in (elementwise(), races()):
-        for name, ratios in measured:
-            speeds[name] = ", ".join(f"{figures(ratio)} x at {case}" for case, ratio in ratios)
-            print(f"{name}: {speeds[name]}", flush=True)
-    with open(args.file, "w", encoding="utf-8") as file:
-        json.dump({"machine": machine(), "speeds": speeds}, file, indent=1)
-        file.write("\n")
-    return 0
+    with writing(args.file) as write:
+        for measured in (elementwise(), races()):
+            for name, ratios in measured:
+                speeds[name] = ", ".join(f"{figures(ratio)} x at {case}" for case, ratio in ratios)
+                print(f"{name}: {speeds[name]}", flush=True)
+        write(as_json({"machine": machine(), "speeds": speeds}))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ measured at the start, when no optimizer of the process had stages; all others a
 ratio of medians.
 """
 
-import argparse
+import sys
 from dataclasses import dataclass
 from math import gcd
 from statistics import median
@@ -30,13 +30,14 @@ from statistics import median
 import numpy as np
 
 from ..averages import EMA, SWA
+from ..cli import Parser, execute, positive, whole
 from ..kernels import threads as threading
 from ..kernels.arrays import owned
 from ..kernels.plan import Plan
 from ..optimizers import AdamW
 from ..stages import Adaptive, ParameterNorm, Value
-from .cases import parse
-from .cli import figures, positive, table_head
+from .cases import case_named, parse
+from .cli import figures, table_head
 from .machine import machine
 from .rivals import BOUND, FASTOPT, LIMIT, Rival, tensor, torch
 from .runner import interleave, spacer, torch_threads
@@ -300,16 +301,20 @@ def print_stages(works, rounds, seconds):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m fastopt.bench.stages", description=__doc__.split("\n\n")[0])
+    parser = Parser(prog="python -m fastopt.bench.stages", description=__doc__.split("\n\n")[0])
     parser.add_argument("--table", choices=("race", "stages"), help="only this one (default: both)")
-    parser.add_argument("--case", action="append", type=parse, metavar="NAME",
+    parser.add_argument("--case", action="append", type=case_named, metavar="NAME",
                         help="such as 100x64 or 1x1M (repeatable; default: "
                              f"{', '.join(CASES)}, and stage by stage 1x1M)")
-    parser.add_argument("--threads", action="append", type=positive, metavar="N",
+    parser.add_argument("--threads", action="append", type=whole(1), metavar="N",
                         help=f"of the race (repeatable; default: 1, and 2 too for {LARGEST})")
-    parser.add_argument("--rounds", type=positive, default=ROUNDS, help="at most (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="of each case (default: %(default)s)")
-    args = parser.parse_args(arguments)
+    parser.add_argument("--rounds", type=whole(1), default=ROUNDS, help="at most (default: %(default)s)")
+    parser.add_argument("--seconds", type=positive, default=SECONDS, help="of each case (default: %(default)s)")
+    return execute(parser, report, arguments)
+
+
+def report(args):
+    """Measures and prints what the options ask for."""
     print(*(f"- {name}: {value}" for name, value in machine().items()), sep="\n", end="\n\n")
     torch()  # before the first thread of fastopt: see there
     if args.table != "race":  # first: it begins before any stages
@@ -320,4 +325,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -118,7 +118,7 @@ def busy(neighbours):
     """So many other processes, each of which keeps a core busy."""
     with contextlib.ExitStack() as stack:
         for _ in range(neighbours):
-            process = stack.enter_context(subprocess.Popen([sys.executable, "-c", SPIN]))
+            process = stack.enter_context(subprocess.Popen([sys.executable, "-c", SPIN], stderr=subprocess.DEVNULL))
             stack.callback(process.kill)
         yield
 

@@ -517,6 +517,7 @@ cdef class Plan:
         self.scalars = scalars
         self.takes_dense, self.takes_sparse = True, False
         self.level = level or simd.level()
+        threads.get_num_threads()  # a wrong environment variable is told here, before any step
         table = simd.table(self.level)
         if rule is not None and rule not in table.RULES:
             raise ValueError(f"rule must be one of {sorted(table.RULES)}, got {rule!r}")

@@ -7,7 +7,7 @@ from functools import cache
 
 PER_THREAD = 16_384  # elements: fewer for each thread and the team costs more than it brings
 
-num_threads = 1
+num_threads: int | None = None  # until it is set or first asked for
 flush_subnormals = True
 serial = False  # no threads in this process: built without, or forked from a team that could not be paused
 
@@ -40,7 +40,18 @@ def set_num_threads(n: int) -> None:
 
 
 def get_num_threads() -> int:
-    """The number that `set_num_threads` set."""
+    """The number that `set_num_threads` set, else that of the environment variable `FASTOPT_NUM_THREADS`, else 1.
+
+    Raises:
+        ValueError: the variable is asked and is not an integer of at least 1.
+    """
+    global num_threads
+    if num_threads is None:
+        given = os.environ.get("FASTOPT_NUM_THREADS") or "1"
+        try:
+            num_threads = check(int(given), "FASTOPT_NUM_THREADS")
+        except ValueError:
+            raise ValueError(f"FASTOPT_NUM_THREADS must be an integer of at least 1, got {given!r}") from None
     return num_threads
 
 
@@ -131,16 +142,7 @@ def most():
 
 def resolve(asked, elements):
     """The threads of a step over `elements` elements, when `asked` (None: the process's setting)."""
-    n = min(num_threads if asked is None else asked, elements // PER_THREAD)
+    n = min(get_num_threads() if asked is None else asked, elements // PER_THREAD)
     if n > 1 and parallel() is None:
         warn_serial()
     return 1 if n <= 1 else min(n, most())
-
-
-if os.environ.get("FASTOPT_NUM_THREADS"):
-    try:
-        set_num_threads(int(os.environ["FASTOPT_NUM_THREADS"]))
-    except ValueError:
-        raise ValueError(
-            f"FASTOPT_NUM_THREADS must be an integer of at least 1, got {os.environ['FASTOPT_NUM_THREADS']!r}"
-        ) from None

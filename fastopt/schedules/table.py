@@ -5,8 +5,10 @@
 
 import inspect
 import math
+import sys
 from typing import Any, NamedTuple
 
+from ..cli import Parser, execute
 from . import core, cycles, decays, pieces
 from .core import linear_schedule
 from .decays import cosine_decay_schedule, exponential_decay
@@ -139,5 +141,11 @@ def markdown():
     return "\n".join(lines) + "\n"
 
 
+def main(arguments=None):
+    description = "Prints the table of docs/schedules.md."
+    parser = Parser(prog="python -m fastopt.schedules.table", description=description)
+    return execute(parser, lambda args: print(markdown(), end=""), arguments)
+
+
 if __name__ == "__main__":
-    print(markdown(), end="")
+    sys.exit(main())
