@@ -32,7 +32,7 @@ from .kernels.threads import Threaded
 from .optimizers.base import Optimizer, Params, Rate
 from .optimizers.checks import closed_fraction, flag, fraction, one_of, positive, whole
 from .optimizers.settings import at
-from .optimizers.state import same_shape, step_count
+from .optimizers.state import fitted, step_count
 from .optimizers.whole import uninterrupted
 
 __all__ = ["EMA", "SWA", "Average"]
@@ -243,6 +243,10 @@ class Average(Threaded):
             RuntimeError: the averages are in the parameters, or an update is being made.
         """
         self._check_not_swapped("load_state_dict()")
+        self._adopt(self._fitted(state_dict))
+
+    def _fitted(self, state_dict):
+        """A checkpoint in the form that `_adopt` takes; raises, with nothing changed, if it does not fit."""
         if not isinstance(state_dict, Mapping) or "n_averaged" not in state_dict:
             raise ValueError("state_dict must be a dict with 'n_averaged'")
         count, keys = step_count(state_dict["n_averaged"]), self._keys()
@@ -252,8 +256,11 @@ class Average(Threaded):
             problems = [f"lacks {missing[0]!r}"] if missing else []
             problems += [f"has {unknown[0]!r}, which is no parameter here"] if unknown else []
             raise ValueError(f"state_dict {' and '.join(problems)}")
-        arrays = [same_shape(state_dict[key], average, key, self._plan.label(position))
-                  for position, (key, average) in enumerate(zip(keys, self._plan.params, strict=True))]
+        return count, [fitted(state_dict[key], average, key, self._plan.label(position))
+                       for position, (key, average) in enumerate(zip(keys, self._plan.params, strict=True))]
+
+    def _adopt(self, fitted):
+        count, arrays = fitted
         with uninterrupted(), np.errstate(all="ignore"):
             for average, array in zip(self._plan.params, arrays, strict=True):
                 average[...] = array

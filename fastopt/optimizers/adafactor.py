@@ -104,9 +104,14 @@ class Adafactor(WholeOptimizer):
             return (*shape[:-2], 1, shape[-1])
         return shape
 
+    def known_slots(self, param):
+        return ("row_var", "col_var") if param.ndim > 1 else ("variance",)
+
+    def needed_slots(self, param, settings):
+        return self.known_slots(param)
+
     def new_state(self, param, settings):
-        slots = ("row_var", "col_var") if param.ndim > 1 else ("variance",)
-        return {slot: aligned(self.state_shape(slot, param.shape), param.dtype) for slot in slots}
+        return {slot: aligned(self.state_shape(slot, param.shape), param.dtype) for slot in self.known_slots(param)}
 
     def update(self, param, grad, state, settings, step):
         lr, (eps1, eps2) = settings["lr"], settings["eps"]

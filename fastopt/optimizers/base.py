@@ -11,7 +11,7 @@ import numpy as np
 from ..kernels.arrays import as_array, full_like, owned
 from ..kernels.plan import Plan, called, changed, check_parameter, unchanged
 from ..kernels.threads import Threaded
-from .checkpoint import match, match_state, pack, pack_state
+from .checkpoint import match, match_stages, match_state, pack, pack_state
 from .hooks import GLOBAL_POST, GLOBAL_PRE, Hooked
 from .settings import KEPT, Rate, Rates, at, is_schedule
 from .state import ParameterState, step_count
@@ -89,6 +89,14 @@ class Optimizer(Hooked, Threaded):
         """The weight decay that is added to the gradient."""
         return 0.0 if settings.get("decoupled_weight_decay") else settings.get("weight_decay", 0.0)
 
+    def known_slots(self, param: np.ndarray) -> tuple[str, ...]:
+        """The state arrays that this parameter may have in a checkpoint."""
+        return self.state_slots
+
+    def needed_slots(self, param: np.ndarray, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """Those that it must have with these settings, once it has a state."""
+        return tuple(self.slots(settings))
+
     @classmethod
     def state_shape(cls, slot: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of a state array of a parameter of this shape."""
@@ -136,7 +144,8 @@ class Optimizer(Hooked, Threaded):
     def add_param_group(self, param_group: Mapping[str, Any]) -> None:
         """Adds a group: a dict with `params` and any hyperparameters that differ from the defaults.
 
-        The optimizer is unchanged if this raises.
+        It may be a group of another optimizer of this kind, with its `param_names` and what schedulers keep in it. The
+        optimizer is unchanged if this raises.
 
         Raises:
             TypeError, ValueError: as for the constructor; also parameters already in another group,
@@ -148,7 +157,8 @@ class Optimizer(Hooked, Threaded):
         if "params" not in param_group:
             raise ValueError("param_group must have the key 'params'")
         own = [name for name in self.defaults if name not in self.fixed]
-        unknown = [name for name in param_group if name not in {*own, *KEPT, "params"}]
+        fixed = {name for name, value in self.fixed.items() if param_group.get(name) == value}
+        unknown = [name for name in param_group if name not in {*own, *fixed, *KEPT, "params", "param_names"}]
         if unknown:
             raise ValueError(f"{type(self).__name__} has no hyperparameter {unknown[0]!r}; it has {', '.join(own)}")
         given = listed(param_group["params"])
@@ -156,6 +166,9 @@ class Optimizer(Hooked, Threaded):
         names = [name for name, _ in leaves]
         if not leaves:
             raise ValueError("params of a group is empty")
+        if param_group.get("param_names") is not None:
+            names = check_param_names(param_group["param_names"], names)
+            leaves = [(name, leaf) for name, (_, leaf) in zip(names, leaves, strict=True)]
         known = self._plan.names
         check_names(names, known)
         params = []
@@ -169,7 +182,7 @@ class Optimizer(Hooked, Threaded):
         if names[0] is not None:
             group["param_names"] = names
         group.update(self.defaults)
-        group.update((key, value) for key, value in param_group.items() if key != "params")
+        group.update((key, value) for key, value in param_group.items() if key not in ("params", "param_names"))
         self._check_group(group)
         self._plan.extend(params, names, len(self.param_groups))
         self.param_groups.append(group)
@@ -269,7 +282,7 @@ class Optimizer(Hooked, Threaded):
             self._plan.set_state(position, [arrays[name] if name in slots else None for name in self.state_slots])
 
     def _has_state(self, position):
-        return self._plan.get_step(position) > 0
+        return self._plan.get_step(position) > 0 or bool(self._arrays[position])
 
     @property
     def state(self) -> dict[int, ParameterState]:
@@ -641,14 +654,25 @@ class Optimizer(Hooked, Threaded):
         return packed if self._pipeline is None else {**packed, "stages": self._pipeline.state()}
 
     def _load(self, state_dict):
-        groups, states, count = match(self, state_dict)
-        if self._pipeline is not None:
-            self._pipeline.set_state(*self._pipeline.match(state_dict.get("stages", {})))
+        self._adopt(self._fitted(state_dict))
+
+    def _fitted(self, state_dict):
+        """A checkpoint in the form that `_adopt` takes; raises, with nothing changed, if it does not fit."""
+        return match(self, state_dict), match_stages(self, state_dict)
+
+    def _adopt(self, fitted):
+        (groups, states, count), stages = fitted
+        self._adopt_stages(stages)
         for index, group in enumerate(groups):
             self.param_groups[index].clear()
             self.param_groups[index].update(group)
         self._set_states([states.get(position, (0, (0.0,) * len(self.scalar_slots), {}))
                           for position in range(len(self._plan))], count)
+
+    def _adopt_stages(self, stages):
+        if stages is not None:
+            self._pipeline, state = stages
+            self._pipeline.set_state(*state)
 
     def _get_states(self):
         """For each parameter its step count, scalars and state arrays, live; and the steps made."""
@@ -666,13 +690,13 @@ class Optimizer(Hooked, Threaded):
         self._forget_settings()
         self._count = count
 
-    def _pack_state(self, position):
+    def _pack_state(self, position, settings):
         """The state of a parameter in torch's layout; empty: it has none."""
-        return pack_state(self, position)
+        return pack_state(self, position, settings)
 
-    def _match_state(self, position, entries):
+    def _match_state(self, position, entries, settings):
         """The reverse: a step count, scalars and arrays of its own."""
-        return match_state(self, position, entries)
+        return match_state(self, position, entries, settings)
 
     # ---- copies and printing
 
@@ -730,6 +754,17 @@ def check_names(names, known=()):
     twice = [name for name in names if name is not None and used[name] > 1]
     if twice:
         raise ValueError(f"the parameter name {twice[0]!r} is used more than once")
+
+
+def check_param_names(given, names):
+    """The names that a group has beside its parameters; those that stand in `params` must be the same."""
+    if not isinstance(given, (list, tuple)) or not all(isinstance(name, str) for name in given):
+        raise TypeError(f"param_names must be a list of names, got {given!r}")
+    if len(given) != len(names):
+        raise ValueError(f"param_names must have {len(names)} names, one for each parameter, got {len(given)}")
+    if any(name not in (None, other) for name, other in zip(names, given, strict=True)):
+        raise ValueError(f"param_names is {list(given)}, but the names in params are {names}")
+    return list(given)
 
 
 def is_group(node):

@@ -3,48 +3,51 @@
 Nothing here changes an optimizer.
 """
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from ..kernels.arrays import aligned, full_like
+from ..kernels.arrays import full_like
 from .checks import number
-from .settings import TORCH_ONLY, at, is_schedule, plain
-from .state import same_shape, step_count
+from .settings import KEPT, NOT_TORCHS, TORCH_ONLY, at, is_schedule, plain
+from .state import fitted, judging, step_count
 
 
 def pack(optimizer) -> dict[str, Any]:
     """What `Optimizer.state_dict` returns, before its hooks."""
-    plan, made = optimizer._plan, optimizer.step_count
+    made = optimizer.step_count
     groups, state = [], {}
     for index, group in enumerate(optimizer.param_groups):
         packed = {name: at(value, made) if name in optimizer.hyperparameters else value
                   for name, value in group.items() if name != "params"}
-        groups.append({**packed, "params": list(optimizer._positions(index))})
-    for position in range(len(plan)):
-        entries = optimizer._pack_state(position)
-        if entries:
-            state[position] = entries
+        positions = optimizer._positions(index)
+        groups.append({**packed, "params": list(positions)})
+        for position in positions:
+            entries = optimizer._pack_state(position, packed)
+            if entries:
+                state[position] = entries
     return {"state": state, "param_groups": groups, "step_count": made}
 
 
-def pack_state(optimizer, position):
+def pack_state(optimizer, position, settings):
     """The state of one parameter; empty where a checkpoint of torch has none."""
-    plan = optimizer._plan
-    step, entries = plan.get_step(position), dict(optimizer._arrays[position])
-    if optimizer.eager_state and not entries:
-        settings = optimizer._settings(plan.group(position))[0]
-        entries = {name: full_like(plan.params[position], value)
-                   for name, value in optimizer.slots(settings).items()}
-    if optimizer.counts_steps and (step or optimizer.eager_state):
-        # torch's type, while that can count: a float32 stops at 2**24
-        count = step if optimizer.integer_step else np.array(step, np.float32 if step < 2**24 else np.float64)
-        entries = {"step": count,
-                   **{name: np.array(value, np.float32)
-                      for name, value in zip(optimizer.scalar_slots, plan.get_scalars(position), strict=True)},
-                   **entries}
-    return entries if step or optimizer.eager_state else {}
+    plan, arrays = optimizer._plan, optimizer._arrays[position]
+    step = plan.get_step(position)
+    if not optimizer.counts_steps:
+        return dict(arrays) if step else {}
+    if not (step or arrays or optimizer.eager_state):
+        return {}
+    # torch's type, while that can count: a float32 stops at 2**24
+    count = step if optimizer.integer_step else np.array(step, np.float32 if step < 2**24 else np.float64)
+    scalars = plan.get_scalars(position) if step else optimizer.scalars(settings)
+    # an option that was switched on since the last step needs an array that the next step would begin
+    return {"step": count,
+            **{name: np.array(value, np.float32) for name, value in zip(optimizer.scalar_slots, scalars, strict=True)},
+            **{name: full_like(plan.params[position], value)
+               for name, value in optimizer.slots(settings).items() if name not in arrays},
+            **arrays}
 
 
 def match(optimizer, saved: Mapping[str, Any]):
@@ -55,64 +58,140 @@ def match(optimizer, saved: Mapping[str, Any]):
     if not isinstance(saved, Mapping) or not isinstance(saved.get("state"), Mapping) or "param_groups" not in saved:
         raise ValueError("state_dict must be a dict with 'state' and 'param_groups'")
     theirs, ours = saved["param_groups"], optimizer.param_groups
+    if not isinstance(theirs, (list, tuple)):
+        raise TypeError(f"param_groups of the state_dict must be a list, got {type(theirs).__name__}")
     if len(theirs) != len(ours):
         raise ValueError(f"state_dict has {len(theirs)} parameter groups, this optimizer {len(ours)}")
     groups: list[dict[str, Any]] = []
     order: dict[Any, int] = {}
     for index, (their, our) in enumerate(zip(theirs, ours, strict=True)):
-        order |= match_positions(index, their, our, optimizer._positions(index))
-        groups.append(match_group(optimizer, their, our))
+        if not isinstance(their, Mapping):
+            raise TypeError(f"group {index} of the state_dict must be a dict, got {type(their).__name__}")
+        for key, position in match_positions(index, their, our, optimizer._positions(index)):
+            if key in order:
+                raise ValueError(f"state_dict has the parameter {key!r} twice in its groups")
+            order[key] = position
+        groups.append(match_group(optimizer, index, their, our))
     if optimizer.same_order and list(order.values()) != sorted(order.values()):
         raise ValueError(f"{type(optimizer).__name__} needs the parameters in the order of the state_dict")
-    states = {}
+    given = {}
     for key, entries in saved["state"].items():
         if key not in order:
             raise ValueError(f"state_dict has a state for parameter {key!r}, which none of its groups has")
-        states[order[key]] = optimizer._match_state(order[key], entries)
-    for group in groups:
-        optimizer._check_group(group)
-    most = max((step for step, _, _ in states.values()), default=0)
-    return groups, states, step_count(saved.get("step_count", most))
+        given[order[key]] = entries
+    count = step_count(saved["step_count"]) if "step_count" in saved else None
+    states = {}
+    for index, group in enumerate(groups):
+        with judging(f"group {index} of the state_dict"):
+            settings = {name: check(name, at(group[name], optimizer.step_count if count is None else count))
+                        for name, check in optimizer.hyperparameters.items()}
+            optimizer.check_settings(settings)
+        for position in optimizer._positions(index):
+            if position in given or optimizer.eager_state:
+                states[position] = optimizer._match_state(position, given.get(position, {}), settings)
+    if count is None:
+        count = max((step for step, _, _ in states.values()), default=0)
+    return groups, states, count
 
 
 def match_positions(index, their, our, positions):
-    """The ids of a checkpoint's group as positions here: by name when both sides have names, else in order."""
-    if len(their.get("params", ())) != len(positions):
-        raise ValueError(
-            f"group {index} has {len(their.get('params', ()))} parameters in the state_dict and {len(positions)} here"
-        )
+    """The ids of a checkpoint's group with their positions here: by name when both sides have names, else in order."""
+    ids, what = their.get("params"), f"params of group {index} of the state_dict"
+    if not isinstance(ids, (list, tuple)) or not all(isinstance(key, (int, str, np.integer)) for key in ids):
+        raise TypeError(f"{what} must be a list of numbers or names, got {ids!r}")
+    if len(ids) != len(positions):
+        raise ValueError(f"group {index} has {len(ids)} parameters in the state_dict and {len(positions)} here")
     names, known = their.get("param_names"), our.get("param_names")
+    if names is not None:
+        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"param_names of group {index} of the state_dict must be a list of names, got {names!r}")
+        if len(names) != len(ids) or len(set(names)) != len(ids):
+            raise ValueError(f"group {index} has {len(ids)} parameters in the state_dict, and {len(set(names))} names")
     if names is not None and known is not None:
-        if sorted(names) != sorted(known):
+        if set(names) != set(known):
             raise ValueError(f"group {index}: the parameter {min(set(names) ^ set(known))!r} is on one side only")
-        positions = [positions[known.index(name)] for name in names]
-    return dict(zip(their["params"], positions, strict=True))
+        place = dict(zip(known, positions, strict=True))
+        positions = [place[name] for name in names]
+    return list(zip(ids, positions, strict=True))
 
 
-def match_group(optimizer, their, our):
+def match_group(optimizer, index, their, our):
     """A group with the checkpoint's values; parameters, names, schedules and fixed options stay ours."""
-    group = {**our, **{name: plain(value) for name, value in their.items() if name not in TORCH_ONLY}}
-    group.pop("param_names", None)
-    stay = [name for name in optimizer.hyperparameters if is_schedule(our[name]) or name in optimizer.fixed]
+    method, own = type(optimizer).__name__, optimizer.hyperparameters
+    unknown = [name for name in their if name not in {*own, *KEPT, *TORCH_ONLY, "params", "param_names"}]
+    if unknown:
+        raise ValueError(f"group {index} of the state_dict has {unknown[0]!r}, which {method} has not")
+    group = {name: value for name, value in our.items() if name in {*KEPT, *NOT_TORCHS, *optimizer.fixed}}
+    for name, value in their.items():
+        if name in own or name in KEPT:
+            what = f"{name} of group {index} of the state_dict"
+            with judging(what):
+                group[name] = plain(value)
+                check_kept(name, group[name]) if name in KEPT else own[name](name, group[name])
+            if name in optimizer.fixed and group[name] != optimizer.fixed[name]:
+                raise ValueError(f"{what} is {group[name]!r}; with {method} it is always {optimizer.fixed[name]!r}")
+    off = off_by_default(optimizer)
+    for name in own:
+        if name not in group:
+            if name not in off:
+                raise ValueError(f"group {index} of the state_dict lacks {name!r}, which {method} needs")
+            group[name] = off[name]
+    stay = [name for name in own if is_schedule(our[name])]
     return group | {name: our[name] for name in ("params", "param_names", *stay) if name in our}
 
 
-def match_state(optimizer, position, entries):
+def off_by_default(optimizer):
+    """Options that a checkpoint may lack, as torch added them over the years: they were off before."""
+    parameters = inspect.signature(type(optimizer)).parameters.items()
+    return {name: parameter.default for name, parameter in parameters if not parameter.default}
+
+
+def check_kept(name, value):
+    """Checks what schedulers and users keep in a group."""
+    if name != "name":
+        number(name, value)
+    elif value is not None and not isinstance(value, str):
+        raise TypeError(f"name must be a string, got {value!r}")
+
+
+def match_state(optimizer, position, entries, settings):
     """Checks the state of one parameter: returns its step count, its scalars and copies of its arrays."""
     param, label = optimizer._plan.params[position], optimizer._plan.label(position)
-    if optimizer.counts_steps and "step" not in entries:
-        raise ValueError(f"state of {label} lacks 'step'")
-    arrays = {}
-    for name, value in entries.items():
-        if name in ("step", *optimizer.scalar_slots) or value is None:  # torch has None for a buffer not made yet
-            continue
-        if name not in optimizer.state_slots:
-            raise ValueError(f"state of {label} has {name!r}; {type(optimizer).__name__} has {optimizer.state_slots}")
-        arrays[name] = aligned(optimizer.state_shape(name, param.shape), param.dtype)
-        arrays[name][...] = same_shape(value, arrays[name], name, label)
-    missing = [name for name in optimizer.scalar_slots if name not in entries]
+    if not isinstance(entries, Mapping):
+        raise TypeError(f"state of {label} must be a dict, got {type(entries).__name__}")
+    numbers = (*(("step",) if optimizer.counts_steps else ()), *optimizer.scalar_slots)
+    unknown = [name for name in entries if name not in (*numbers, *optimizer.state_slots)]
+    if unknown:
+        raise ValueError(f"state of {label} has {unknown[0]!r}; {type(optimizer).__name__} has {optimizer.state_slots}")
+    given = {name: value for name, value in entries.items() if value is not None}  # torch has None for no array yet
+    if not given and not optimizer.eager_state:
+        return 0, (0.0,) * len(optimizer.scalar_slots), {}
+    missing = [name for name in (*numbers, *optimizer.needed_slots(param, settings)) if name not in given]
     if missing:
         raise ValueError(f"state of {label} lacks {missing[0]!r}")
-    scalars = tuple(number(f"state {name!r} of {label}", entries[name]) for name in optimizer.scalar_slots)
-    # a method without a count: only its first step, which makes the buffer, differs
-    return step_count(entries.get("step", bool(arrays))), scalars, arrays
+    with judging(f"state of {label}"):
+        # a method without a count: only its first step, which makes the buffer, differs
+        step = step_count(given["step"]) if optimizer.counts_steps else 1
+        scalars = tuple(number(name, plain(given[name])) for name in optimizer.scalar_slots)
+        begun = optimizer.scalars(settings)
+        if not step and any(abs(mine - its) > 1e-6 * abs(its) for mine, its in zip(scalars, begun, strict=True)):
+            raise ValueError(f"with step 0, {', '.join(optimizer.scalar_slots)} must be {begun}, got {scalars}")
+    arrays = {name: fitted(value, np.broadcast_to(param.dtype.type(0), optimizer.state_shape(name, param.shape)), name,
+                           label)
+              for name, value in given.items() if name not in numbers}
+    strange = [name for name in arrays if name not in optimizer.known_slots(param)]
+    if strange:
+        raise ValueError(f"state of {label} has {strange[0]!r}, which a parameter of shape {param.shape} has not")
+    return step, scalars, arrays
+
+
+def match_stages(optimizer, saved: Mapping[str, Any]):
+    """Fits what a checkpoint has of the stages: returns the pipeline that is to have it, and its new state."""
+    state, pipeline = saved.get("stages", {}), optimizer._pipeline
+    if not isinstance(state, Mapping):
+        raise TypeError(f"stages of the state_dict must be a dict, got {type(state).__name__}")
+    if pipeline is None:
+        if not state:
+            return None
+        pipeline = optimizer._pipelines().unset(optimizer)
+    return pipeline, pipeline.match(state)

@@ -10,7 +10,7 @@ from ..kernels.arrays import as_array
 from ..kernels.plan import called, check_parameter
 from .adam import AdamW
 from .base import Grads, Optimizer, Params, check_names, is_group
-from .checkpoint import match
+from .checkpoint import match_stages
 from .checks import check_matches
 from .muon import Muon
 from .state import ParameterState, step_count
@@ -206,18 +206,20 @@ class MuonAdamW(Optimizer):
     # ---- checkpoints and copies
 
     def _pack(self):
-        packed = {name: part.state_dict() for name, part in self._parts.items()}
+        packed = {name: part._pack() for name, part in self._parts.items()}
         return packed if self._pipeline is None else {**packed, "stages": self._pipeline.state()}
 
-    def _load(self, state_dict):
+    def _fitted(self, state_dict):
         if not isinstance(state_dict, Mapping) or set(state_dict) - {"stages"} != set(self._parts):
             raise ValueError(f"state_dict of this MuonAdamW must have the keys {', '.join(map(repr, self._parts))}")
+        parts = {name: part._fitted(state_dict[name]) for name, part in self._parts.items()}
+        return parts, match_stages(self, state_dict)
+
+    def _adopt(self, fitted):
+        parts, stages = fitted
+        self._adopt_stages(stages)
         for name, part in self._parts.items():
-            match(part, state_dict[name])
-        if self._pipeline is not None:
-            self._pipeline.set_state(*self._pipeline.match(state_dict.get("stages", {})))
-        for name, part in self._parts.items():
-            part.load_state_dict(state_dict[name])
+            part._adopt(parts[name])
 
     def __getstate__(self):
         self._plan.check_idle()

@@ -399,11 +399,11 @@ class LBFGS(Optimizer):
         entries = self._pack_state(0)
         return {0: entries} if entries else {}
 
-    def _pack_state(self, position):
+    def _pack_state(self, position, settings=None):
         memory = self._arrays[position].get(MEMORY)
         return memory.entries(self.param_groups[0]["history_size"]) if memory else {}
 
-    def _match_state(self, position, entries):
+    def _match_state(self, position, entries, settings):
         if position:
             raise ValueError(f"the state must be that of {self._plan.label(0)}, not of {self._plan.label(position)}")
         memory = Memory.of(entries, Vectors(self._plan.params), max(1, len(entries.get("old_stps") or ())),

@@ -8,6 +8,8 @@ Rates = tuple[Rate, Rate] | Callable[[int], tuple[float, float]]
 # Keys that schedulers keep in a group, and options of torch that have no meaning here.
 KEPT = frozenset({"initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr", "name"})
 TORCH_ONLY = frozenset({"foreach", "fused", "capturable", "differentiable"})
+# Options that torch has not: a checkpoint may lack them, and what was set here stays.
+NOT_TORCHS = frozenset({"eps_mode", "momentum_mode"})
 
 
 def is_schedule(value):
@@ -24,5 +26,9 @@ def at(value, count):
 
 
 def plain(value):
-    """A hyperparameter from a checkpoint: a one-element tensor or array becomes a number."""
-    return value.item() if hasattr(value, "item") and not isinstance(value, (list, tuple)) else value
+    """A hyperparameter from a checkpoint: a one-element tensor or array becomes a number, a list a tuple."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(plain, value))
+    if hasattr(value, "mask"):
+        raise TypeError("a masked array cannot be a hyperparameter")
+    return value.item() if hasattr(value, "item") else value

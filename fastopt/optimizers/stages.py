@@ -13,9 +13,9 @@ import numpy as np
 
 from ..kernels.arrays import full_like, owned
 from ..kernels.plan import Plan, unchanged
-from .checks import at_least_one, check_matches, flag, nonnegative, one_of, pair, positive
+from .checks import at_least_one, check_matches, flag, nonnegative, one_of, pair, positive, whole
 from .clipping import Adaptive, Clip, GlobalNorm, Norm, ParameterNorm, Value, as_clip, root, shrink
-from .state import same_shape
+from .state import fitted, judging
 
 __all__ = ["NonFiniteGradient", "Stages", "Step", "layer_decay"]
 
@@ -182,23 +182,48 @@ class Pipeline:
 
     def state(self):
         """What a checkpoint has of the stages; averages have checkpoints of their own."""
-        return {"slow": list(self.slow), **{name: getattr(self, name) for name in self.COUNTERS}}
+        if self.in_bound:
+            raise ValueError("gradients are accumulated in the bound arrays, which no checkpoint has: step first")
+        accumulated = {"accumulated": self.taken(), "weight": self.weight} if self.weight else {}
+        return {"slow": list(self.slow), **{name: getattr(self, name) for name in self.COUNTERS}, **accumulated}
 
     def match(self, state):
-        """Slow weights and counters from a checkpoint; raises ValueError or TypeError if it does not fit."""
-        slow = list(state.get("slow", ())) if self.stages.lookahead else []
-        if len(slow) != len(self.slow):
-            raise ValueError(f"state_dict has slow weights of Lookahead for {len(slow)} parameters, this optimizer has "
-                             f"{len(self.slow)}")
-        slow = [same_shape(array, own, "slow", self.optimizer._plan.label(i))
-                for i, (array, own) in enumerate(zip(slow, self.slow, strict=True))]
-        return slow, {name: nonnegative(name, state.get(name, 0)) for name in self.COUNTERS}
+        """What `set_state` takes, from a checkpoint; raises ValueError or TypeError if it does not fit."""
+        wanted, optional = ("slow", *self.COUNTERS), ("accumulated", "weight")
+        missing = [name for name in wanted if state and name not in state]
+        unknown = [name for name in state if name not in {*wanted, *optional}]
+        if missing or unknown or len(state) == len(wanted) + 1:
+            raise ValueError(f"stages of the state_dict must have {wanted}, and may have {optional}; got {list(state)}")
+        slow = self.match_arrays("slow", state.get("slow", []), self.slow)
+        with judging("stages of the state_dict"):
+            counters = {name: (nonnegative if name == "clipped" else whole)(name, state[name])
+                        for name in self.COUNTERS if state}
+            weight = positive("weight", state["weight"]) if "weight" in state else 0.0
+        return slow, counters, self.match_arrays("accumulated", state["accumulated"],
+                                                 self.optimizer._plan.params) if weight else (), weight
 
-    def set_state(self, slow, counters):
+    def match_arrays(self, name, arrays, like):
+        what = "slow weights of Lookahead" if name == "slow" else "accumulated gradients"
+        if not isinstance(arrays, (list, tuple)):
+            raise TypeError(f"{what} of the state_dict must be a list of arrays, got {type(arrays).__name__}")
+        if len(arrays) != len(like):
+            raise ValueError(f"state_dict has {what} for {len(arrays)} parameters, this optimizer has {len(like)}")
+        label = self.optimizer._plan.label
+        return [None if array is None and name == "accumulated" else fitted(array, own, name, label(i))
+                for i, (array, own) in enumerate(zip(arrays, like, strict=True))]
+
+    def set_state(self, slow, counters, accumulated=(), weight=0.0):
         for own, array in zip(self.slow, slow, strict=False):
             own[...] = array
-        vars(self).update(counters)
+        vars(self).update(dict.fromkeys(self.COUNTERS, 0) | counters)
         self.forget()
+        if weight:
+            self.ready_sum()
+            for i, array in enumerate(accumulated):
+                if array is not None:
+                    self.sum.params[i][...] = array
+                    self.sum.set_step(i, 1)
+            self.weight = weight
 
     def snapshot(self):
         """What steps change: arrays with copies of them, and numbers. For `restore`."""
@@ -220,6 +245,14 @@ class Pipeline:
         if self.weight:
             raise ValueError("gradients are accumulated: step before copying the optimizer")
         return {"stages": self.stages, "last": self.last, **self.state()}
+
+    @classmethod
+    def unset(cls, optimizer):
+        """A pipeline without stages that the optimizer does not have yet."""
+        pipeline = object.__new__(cls)
+        pipeline.setup(optimizer, Stages())
+        pipeline.check()
+        return pipeline
 
     @classmethod
     def restored(cls, optimizer, saved):
@@ -542,11 +575,7 @@ class Pipeline:
                 raise ValueError("accumulate() was called without grads before this one with")
             if not (type(grads) is list and self.optimizer._plain):
                 grads = self.optimizer._arrange(grads)
-            if self.sum is None:
-                self.sum = Plan("accumulate")
-            if len(self.sum) < len(plan):
-                new = slice(len(self.sum), None)
-                self.sum.extend([full_like(param, 0.0) for param in plan.params[new]], plan.names[new], 0)
+            self.ready_sum()
             cohorts = self.sum.begin(grads)
             try:
                 self.sum.run([((1.0, 0.0), (weight, float(step == 1)), ()) for _, step, _ in cohorts],
@@ -555,6 +584,15 @@ class Pipeline:
                 self.sum.release()
                 raise
         self.weight += weight
+
+    def ready_sum(self):
+        """Makes the buffers that are summed into, for every parameter."""
+        plan = self.optimizer._plan
+        if self.sum is None:
+            self.sum = Plan("accumulate")
+        if len(self.sum) < len(plan):
+            new = slice(len(self.sum), None)
+            self.sum.extend([full_like(param, 0.0) for param in plan.params[new]], plan.names[new], 0)
 
     def taken(self):
         """The gradients that were accumulated: None are those bound."""

@@ -2,8 +2,13 @@
 
 import itertools
 from collections.abc import MutableMapping
+from contextlib import contextmanager
 
 import numpy as np
+
+from ..kernels.arrays import aligned
+
+MOST_STEPS = 2**62  # far below where the counter of a plan ends
 
 
 class ParameterState(MutableMapping):
@@ -58,21 +63,57 @@ class ParameterState(MutableMapping):
         return repr(dict(self))
 
 
+@contextmanager
+def judging(what):
+    """Turns whatever foreign objects raise while they are read into a TypeError that says what was read."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{what}: {error}") from error
+    except Exception as error:
+        raise TypeError(f"{what} cannot be read: {type(error).__name__}: {error}") from error
+
+
 def step_count(value):
-    count = int(value)
-    if count != value or count < 0:
-        raise ValueError(f"step must be a whole number of at least 0, got {value!r}")
+    """A count of steps: a whole number, also as a float, array or tensor of one element."""
+    wanted = "step must be a whole number of at least 0 and less than 2^62"
+    if isinstance(value, (bool, str, bytes)) or hasattr(value, "mask"):
+        raise TypeError(f"{wanted}, got {value!r}")
+    try:
+        value = value.item() if hasattr(value, "item") else value
+        count = int(value)
+    except TypeError:
+        raise TypeError(f"{wanted}, got {value!r}") from None
+    except (ValueError, OverflowError):
+        raise ValueError(f"{wanted}, got {value!r}") from None
+    if count != value or not 0 <= count < MOST_STEPS:
+        raise ValueError(f"{wanted}, got {value!r}")
     return count
 
 
 def same_shape(value, like, name, label):
     """State given from outside, as an array that fits `like`."""
-    if getattr(value, "is_sparse", False):
-        value = value.to_dense()
-    array = np.asarray(value.detach() if hasattr(value, "detach") else value)
+    what = f"state {name!r} of {label}"
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{what} must not be a masked array: its mask would be lost")
+    with judging(what):
+        if getattr(value, "is_sparse", False):
+            value = value.to_dense()
+        array = np.asarray(value.detach() if hasattr(value, "detach") else value)
     if array.shape != like.shape:
-        raise ValueError(f"state {name!r} of {label} must have shape {like.shape}, got {array.shape}")
+        raise ValueError(f"{what} must have shape {like.shape}, got {array.shape}")
     if array.dtype.kind != like.dtype.kind:
         kind = "complex" if like.dtype.kind == "c" else "floating point"
-        raise TypeError(f"state {name!r} of {label} must be {kind}, got {array.dtype}")
+        raise TypeError(f"{what} must be {kind}, got {array.dtype}")
     return array
+
+
+def fitted(value, like, name, label):
+    """The same, copied into memory of its own, in the dtype of `like`."""
+    array, copy = same_shape(value, like, name, label), aligned(like.shape, like.dtype)
+    try:
+        with np.errstate(all="ignore", over="raise"):
+            copy[...] = array
+    except FloatingPointError:
+        raise ValueError(f"state {name!r} of {label} has numbers that are too large for {like.dtype}") from None
+    return copy
