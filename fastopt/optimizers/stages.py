@@ -199,8 +199,9 @@ class Pipeline:
             counters = {name: (nonnegative if name == "clipped" else whole)(name, state[name])
                         for name in self.COUNTERS if state}
             weight = positive("weight", state["weight"]) if "weight" in state else 0.0
-        return slow, counters, self.match_arrays("accumulated", state["accumulated"],
-                                                 self.optimizer._plan.params) if weight else (), weight
+        params = self.optimizer._plan.params
+        accumulated = self.match_arrays("accumulated", state["accumulated"], params) if weight else []
+        return slow, counters, accumulated, weight
 
     def match_arrays(self, name, arrays, like):
         what = "slow weights of Lookahead" if name == "slow" else "accumulated gradients"
