@@ -16,6 +16,7 @@ from .optimizers import *  # noqa: F403
 
 if TYPE_CHECKING:
     from . import averages, functional, lr_finder, lr_scheduler, reference, schedules, stages
+    from .checkpoint import load, save, to_torch
     from .clip import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
     from .grad_scaler import GradScaler
 
@@ -32,14 +33,17 @@ __all__ = [
     "get_include",
     "get_num_threads",
     "get_total_norm",
+    "load",
     "lr_finder",
     "lr_scheduler",
     "reference",
+    "save",
     "schedules",
     "set_flush_subnormals",
     "set_num_threads",
     "show_config",
     "stages",
+    "to_torch",
 ]
 
 # Loaded when first used: an optimizer alone is there at once. Module, and the name in it if it is not the module.
@@ -49,6 +53,7 @@ LATER = {
     **{name: ("clip", name)
        for name in ("clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm")},
     "GradScaler": ("grad_scaler", "GradScaler"),
+    **{name: ("checkpoint", name) for name in ("load", "save", "to_torch")},
 }
 
 

@@ -137,7 +137,8 @@ def match_group(optimizer, index, their, our):
                 raise ValueError(f"group {index} of the state_dict lacks {name!r}, which {method} needs")
             group[name] = off[name]
     stay = [name for name in own if is_schedule(our[name])]
-    return group | {name: our[name] for name in ("params", "param_names", *stay) if name in our}
+    group |= {name: our[name] for name in ("params", "param_names", *stay) if name in our}
+    return {name: group[name] for name in (*our, *group) if name in group}  # in our order
 
 
 def off_by_default(optimizer):

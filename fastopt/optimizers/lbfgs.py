@@ -13,7 +13,7 @@ from .base import Optimizer, Params, Rate
 from .checks import at_least_one, nonnegative, number, one_of, whole
 from .line_search import Point, strong_wolfe
 from .pairs import Pairs, dot
-from .state import same_shape
+from .state import judging, same_shape
 from .whole import uninterrupted
 
 LEAST_CURVATURE = 1e-10  # a pair with sᵀy of no more is left out
@@ -398,6 +398,23 @@ class LBFGS(Optimizer):
         """The state in torch's layout, under the first parameter; its vectors are live, its numbers are copies."""
         entries = self._pack_state(0)
         return {0: entries} if entries else {}
+
+    def _pack(self):
+        packed, memory, size = super()._pack(), self._arrays[0].get(MEMORY), self.param_groups[0]["history_size"]
+        if memory is None or memory.pairs.size != size:
+            return packed
+        return {**packed, "products": memory.pairs.products()}  # torch has them not, and overlooks them
+
+    def _fitted(self, state_dict):
+        fitted = (groups, states, _), _ = super()._fitted(state_dict)
+        if "products" in state_dict:
+            if MEMORY not in states.get(0, (0, (), {}))[2]:
+                raise ValueError("state_dict has products of L-BFGS, and no state that they belong to")
+            memory = states[0][2][MEMORY]
+            memory.resize(groups[0]["history_size"])
+            with judging("products of the state_dict"):
+                memory.pairs.take(state_dict["products"])
+        return fitted
 
     def _pack_state(self, position, settings=None):
         memory = self._arrays[position].get(MEMORY)

@@ -1,8 +1,12 @@
 """The curvature pairs of L-BFGS: what the last steps told about the Hessian."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+from .checks import whole
+from .state import fitted
 
 COLUMNS = 65536  # elements whose products are summed in the vectors' own precision; these sums are added in double
 CHANGE = 0.1  # a change of the gradient of less than this share of it is multiplied anew
@@ -139,6 +143,28 @@ class Pairs:
         self.overwritten = []
 
     # ---- copies
+
+    def products(self) -> dict[str, Any]:
+        """What `take` needs to go on with the same bits: sums that were made in another order than `of` does."""
+        k = self.count
+        return {"next": self.next, "sy": self.sy[:k, :k].copy(), "yy": self.yy[:k, :k].copy(), "past": self.past}
+
+    def take(self, products: Any) -> None:
+        """Takes the products of the same pairs. Raises TypeError or ValueError if they are not of these."""
+        names, k = ("next", "sy", "yy", "past"), self.count
+        if not isinstance(products, Mapping) or set(products) != set(names):
+            raise ValueError(f"products must be a dict of {names}")
+        start = whole("next", products["next"])
+        if not (start < self.size if k == self.size else start == k):
+            raise ValueError(f"next must be the slot after the newest pair, got {start}")
+        sy, yy = (fitted(products[name], self.sy[:k, :k], name, "products") for name in ("sy", "yy"))
+        past = products["past"]
+        if past is not None:
+            past = fitted(past, np.empty(2 * k), "past", "products")
+        if k == self.size:
+            self.rows = np.roll(self.rows, 2 * start, axis=0)
+        self.next, self.past = start, past
+        self.sy[:k, :k], self.yy[:k, :k] = sy, yy
 
     @classmethod
     def of(cls, size: int, steps: list, changes: list, length: int, dtype: Any, scale: float) -> "Pairs":
