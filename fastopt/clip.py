@@ -12,23 +12,18 @@ for gradients that something else uses too.
 """
 
 import math
-import sys
-from typing import Any
 
 import numpy as np
 
 from .kernels.arrays import as_array
-from .kernels.norms import power_sum
 from .kernels.plan import check_overlap
 from .optimizers.base import Grads
 from .optimizers.checks import flag, nonnegative, real
-from .optimizers.clipping import root, shrink
+from .optimizers.clipping import norm_of, reals, shrink, times
 from .optimizers.tree import flatten
 from .optimizers.whole import uninterrupted
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]
-
-LEAST = sys.float_info.min / sys.float_info.epsilon  # a smaller sum of powers may have lost bits to underflow
 
 
 def clip_grad_norm_(grads: Grads, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False,
@@ -190,18 +185,6 @@ def total_norm_of(labels, arrays, norm_type, error_if_nonfinite):
     return norm
 
 
-def norm_of(arrays, order):
-    """The norm of finite or infinite order of all arrays as one vector."""
-    if order < math.inf:
-        total = power_sum(arrays, order)
-        if math.isnan(total) or LEAST <= total < math.inf:
-            return root(total, order)
-    largest = power_sum(arrays, math.inf)
-    if order == math.inf or not 0.0 < largest < math.inf:
-        return largest
-    return largest * root(power_sum(arrays, order, largest), order)
-
-
 # ---- scaling
 
 def scale(arrays: list[np.ndarray], most: float, norm: float, eps: float) -> None:
@@ -215,9 +198,5 @@ def multiply(arrays: list[np.ndarray], factor: float) -> None:
     """Multiplies in place, complex numbers as pairs of reals, in the precision of each array."""
     with uninterrupted(), np.errstate(all="ignore"):
         for array in map(reals, arrays):
-            np.multiply(array, factor, out=array)
+            times(array, factor, array)
 
-
-def reals(array: np.ndarray) -> Any:
-    """A C-contiguous array, over the same memory, of its real and imaginary parts."""
-    return array.reshape(-1).view(array.real.dtype) if array.dtype.kind == "c" else array

@@ -4,7 +4,9 @@
 cimport numpy as cnp
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.float cimport DBL_MAX
-from libc.math cimport hypot
+from libc.math cimport INFINITY, hypot, pow, sqrt
+
+import numpy as np
 
 from . import simd
 
@@ -47,6 +49,42 @@ cdef double array_sum(const sum_t *power, const char *data, Py_ssize_t size, bin
     return sum
 
 
+cdef int find(sum_t *power, level) except -1:
+    cdef Py_ssize_t k
+    for k in range(2):
+        power[k] = <sum_t>PyCapsule_GetPointer(simd.table(level or simd.level()).SUMS["power"][k], "fastopt.rule")
+    return 0
+
+
+def run_norms(cnp.ndarray array not None, Py_ssize_t length, const Py_ssize_t[::1] which, double order, level=None):
+    """The norms of some of the runs that a real array is cut into, summed relative to the largest element of each.
+
+    Args:
+        array: C-contiguous, float32 or float64; nothing is checked.
+        length: elements of a run.
+        which: the positions of the runs.
+        order: above 0 and finite.
+        level: as for `power_sum`.
+    """
+    cdef sum_t power[2]
+    cdef bint wide = cnp.PyArray_ITEMSIZE(array) == 8
+    cdef const char *data = <const char*>cnp.PyArray_DATA(array)
+    cdef Py_ssize_t k, bytes = length * cnp.PyArray_ITEMSIZE(array)
+    cdef double most, sum
+    cdef double[::1] out
+    result = np.empty(len(which))
+    out = result
+    find(power, level)
+    with nogil:
+        for k in range(which.shape[0]):
+            most = array_sum(power, data + which[k] * bytes, length, wide, False, INFINITY, 1.0)
+            if 0.0 < most <= DBL_MAX:
+                sum = array_sum(power, data + which[k] * bytes, length, wide, False, order, most)
+                most *= sqrt(sum) if order == 2 else pow(sum, 1.0 / order)
+            out[k] = most
+    return result
+
+
 def power_sum(list arrays not None, double order, double unit=1.0, level=None):
     """sum (|x| / unit)^order over all elements; for an infinite order the largest |x| / unit, NaN if there is one.
 
@@ -63,8 +101,7 @@ def power_sum(list arrays not None, double order, double unit=1.0, level=None):
     cdef Py_ssize_t size
     cdef bint wide, complex_, pairs
     cdef double part, sum = 0.0
-    for k in range(2):
-        power[k] = <sum_t>PyCapsule_GetPointer(simd.table(level or simd.level()).SUMS["power"][k], "fastopt.rule")
+    find(power, level)
     for array in arrays:
         data, size = <const char*>cnp.PyArray_DATA(array), cnp.PyArray_SIZE(array)
         complex_ = cnp.PyArray_ISCOMPLEX(array)

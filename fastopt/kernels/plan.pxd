@@ -55,7 +55,7 @@ cdef struct Cohort:          # the items of one group and variant that are at th
     double scalar[SCALARS]   # of its items before this step
     double after[SCALARS]    # and after it
     bint prepared            # the prepare stage has something to do beside converting
-    Scalars prepare          # scale, coupled decay, offset, limit (0: neither)
+    Scalars prepare          # scale, coupled decay, offset, limit (0: neither), exponent of the scale
     Scalars ratio            # k0 and k1 of Plan.look
     Scalars rule
     Scalars follow           # what the stages after the rule have of their group
@@ -92,11 +92,11 @@ cdef struct Walk:
     sum_t power[2]           # float32, float64
     sum_t limited[2]
     double order             # of the norm whose powers are summed
-    bint centers             # of units: sum g with its elements limited,
+    bint centers             # of units: the mean of g with its elements limited,
     double limit             # to this,
     bint adapts              # and sum g^2 and sum p^2
     bint sums_taken          # in a step, any of:
-    bint sum_gradient        # sums[0]: sum g^2
+    bint sum_gradient        # sums[0]: sum g^2, or minus its root where that is out of range,
     bint sum_param           # sums[1]: sum p^2, after the rule
     bint sum_update          # sums[2]: sum (p - before)^2
     near_t near[2]
@@ -111,6 +111,6 @@ cdef enum:
     STEP                     # what a walk does: steps,
     LOOK                     # sums what a step will do,
     BLOCKS                   # sums each block of the gradients,
-    UNITS                    # or each unit: sum g, sum g^2, sum p^2
+    UNITS                    # or each unit: mean g, sum g^2, sum p^2
 
 cdef void walk(const Walk *w, int purpose, Py_ssize_t part, Py_ssize_t parts) noexcept nogil

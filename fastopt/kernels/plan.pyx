@@ -9,7 +9,7 @@ from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.ref cimport PyObject
 from libc.float cimport DBL_MAX, DBL_MIN, FLT_MIN
-from libc.math cimport INFINITY, fabs
+from libc.math cimport INFINITY, fabs, frexp, hypot, ldexp, sqrt
 from libc.string cimport memcpy, memset
 
 import numpy as np
@@ -85,6 +85,9 @@ cdef enum:
     ITEM_WORK = 32        # what an item costs beside its elements, in elements
     AHEAD = 16            # rows: a touched row is asked for while so many others are stepped; misses cost the most
     AHEAD_BYTES = 1024    # of a row, at most: its rest the hardware fetches
+
+# A gradient is multiplied in float32 with a scale between these. With a smaller one it may itself be out of range.
+cdef double LEAST_SCALE = 2.0**-60, MOST_SCALE = 2.0**126
 
 
 ctypedef fused real:
@@ -191,6 +194,26 @@ cdef apart sum_units(const Walk *w, Py_ssize_t k, Py_ssize_t begin, Py_ssize_t e
         u += 1
 
 
+cdef void set_scale(Scalars *c, double scale) noexcept nogil:
+    """The scale of the prepare stage. Where float32, or a float64 gradient made float32, may not bear it: see prepare."""
+    cdef int exponent = 0
+    c.f64[0], c.f64[4] = scale, 0
+    if not LEAST_SCALE <= fabs(scale) <= MOST_SCALE and scale != 0 and fabs(scale) <= DBL_MAX:
+        c.f32[0] = <float>frexp(scale, &exponent)
+        if c.f32[3] == 0:
+            c.f32[3] = INFINITY
+    else:
+        c.f32[0] = <float>scale
+    c.f32[4] = <float>exponent
+
+
+cdef inline double combined(double a, double b) noexcept nogil:
+    """Sums of squares, or minus their roots where they are out of range, joined."""
+    if (a >= 0 and b >= 0 and a + b <= DBL_MAX) or a != a or b != b:
+        return a + b
+    return -hypot(sqrt(a) if a >= 0 else -a, sqrt(b) if b >= 0 else -b)
+
+
 cdef void prepare_units(const Walk *w, const Item *item, const Gradient *gradient, const Cohort *cohort,
                         prepare_t prepare, Py_ssize_t lo, Py_ssize_t n, char *out) noexcept nogil:
     """Prepares n elements of a gradient, from lo, each unit with its own scale and offset."""
@@ -203,11 +226,15 @@ cdef void prepare_units(const Walk *w, const Item *item, const Gradient *gradien
         if m > lo + n - at:
             m = lo + n - at
         own = w.units + 2 * (item.first_unit + at // item.unit)
-        c.f64[0] = cohort.prepare.f64[0] * own[0]
-        c.f64[2] = c.f64[0] * own[1]
         c.f64[3] = cohort.prepare.f64[3] if cohort.prepare.f64[3] != 0 else INFINITY
-        c.f32[0], c.f32[3] = <float>c.f64[0], <float>c.f64[3]
-        c.f32[2] = c.f32[0] * <float>own[1]  # rounded as an element is: equal ones leave exactly 0
+        c.f32[3] = <float>c.f64[3]
+        set_scale(&c, cohort.prepare.f64[0] * own[0])
+        # rounded and limited as an element is: equal ones leave exactly 0
+        c.f64[2] = c.f64[0] * own[1]
+        c.f32[2] = (<float>(ldexp(c.f32[0], <int>c.f32[4]) * own[1]) if c.f32[4] != 0 else
+                    c.f32[0] * <float>own[1])
+        c.f64[2] = min(max(c.f64[2], -c.f64[3]), c.f64[3])
+        c.f32[2] = min(max(c.f32[2], -c.f32[3]), c.f32[3])
         own_c = <const void*>c.f64 if item.width == 8 else <const void*>c.f32
         prepare(out + (at - lo) * item.width, gradient.data + at * gradient.width, item.param + at * item.width, m,
                 own_c)
@@ -259,10 +286,10 @@ cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi
     cdef char *room = before + APART
     cdef const Item *item = &w.items[k]
     cdef const Gradient *gradient = &w.gradients[k]
-    cdef const Cohort *cohort = &w.cohorts[item.cohort]
+    cdef const Cohort *cohort = NULL  # a step without any gradient has none
     cdef Scalars rule, follow  # of this item, if it has factors
-    cdef const Scalars *rule_c = &cohort.rule
-    cdef const Scalars *follow_c = &cohort.follow
+    cdef const Scalars *rule_c = NULL
+    cdef const Scalars *follow_c = NULL
     cdef const Follower *follower
     cdef const void *c
     cdef char *state[STATES]
@@ -273,6 +300,9 @@ cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi
     cdef Py_ssize_t n, at, next_n, j
     cdef int wide = item.width == 8
     cdef bint given = gradient.width != 0
+    if given:
+        cohort = &w.cohorts[item.cohort]
+        rule_c, follow_c = &cohort.rule, &cohort.follow
     if w.factors != NULL and given:
         rule, follow = cohort.rule, cohort.follow
         use_factors(w.factors + 2 * k, w.rates, &rule, &follow)
@@ -299,7 +329,7 @@ cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi
             memcpy(before, p, n * item.width)
         if given:
             if w.sum_gradient:
-                sums[0] += w.near[gradient.width == 8](gradient.data + lo * gradient.width, n)
+                sums[0] = combined(sums[0], w.near[gradient.width == 8](gradient.data + lo * gradient.width, n))
             h = ready(w, item, gradient, cohort, lo, n, scratch)
             c = <const void*>rule_c.f64 if wide else <const void*>rule_c.f32
             w.rule[wide](p, h, state[0], state[1], state[2], state[3], n, c)
@@ -321,9 +351,9 @@ cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi
                 fastopt_prefetch(own + n * item.width, next_n * item.width)
             follower.stage[wide](own, p, before, h, NULL, NULL, n, c)
         if w.sum_param:
-            sums[1] += w.near[wide](p, n)
+            sums[1] = combined(sums[1], w.near[wide](p, n))
         if w.sum_update:
-            sums[2] += w.moved[wide](p, before, room, n)
+            sums[2] = combined(sums[2], w.moved[wide](p, before, room, n))
         if w.zero and given:
             memset(gradient.data + lo * gradient.width, 0, n * gradient.width)
         lo += n
@@ -1015,9 +1045,10 @@ cdef class Plan:
             for i in range(self.scalars):
                 cohort.after[i] = after[i]
             scale = cohort.prepare.f64[0]
+            set_scale(&cohort.prepare, scale)
             cohort.prepared = scale != 1 or cohort.prepare.f64[1] != 0 or cohort.prepare.f64[3] != 0
             cohort.rule.f64[SCALE] = cohort.rule.f32[SCALE] = 0
-            if (scale != 1 and fabs(scale) >= FLT_MIN and cohort.prepare.f64[1] == 0 and cohort.prepare.f64[3] == 0
+            if (scale != 1 and LEAST_SCALE <= fabs(scale) <= MOST_SCALE and cohort.prepare.f64[1] == 0 and cohort.prepare.f64[3] == 0
                     and self.walk.units == NULL and not ahead and not self.walk.sees):
                 cohort.rule.f64[SCALE], cohort.rule.f32[SCALE] = scale, <float>scale
                 cohort.prepare.f64[0] = cohort.prepare.f32[0] = 1
@@ -1029,13 +1060,13 @@ cdef class Plan:
 
         `coefficients` has for each cohort: ((scale, coupled decay), rule's coefficients, scalars after the step),
         and with stages a fourth tuple, the coefficients of those that have a place. Returns what take_sums() asked
-        for, or None: of each parameter sum g^2, sum p^2 and the sum of squared updates.
+        for, or None: of each parameter the 2-norms of g, of p and of the update.
         """
         self.answer(coefficients, False)
         self.go(STEP, num_threads)
-        sums = self.collect(MEASURES, False, False) if self.walk.sums_taken else None
+        norms = self.norms() if self.walk.sums_taken else None
         self.finish()
-        return sums
+        return norms
 
     def look(self, list coefficients not None, num_threads=None, *, bint agreement=False, list ratio=None):
         """What the step that run() would make with these coefficients will do; nothing is changed.
@@ -1209,6 +1240,21 @@ cdef class Plan:
             result = joined(result, self.walk.sums[k * MEASURES + j], largest)
         return result
 
+    cdef norms(self):
+        """The norms whose squares the step has summed, of each parameter."""
+        cdef Py_ssize_t i, j, k
+        cdef double sum
+        cdef double[:, ::1] out
+        result = np.zeros((self.walk.count, MEASURES))
+        out = result
+        for i in range(self.walk.count):
+            for j in range(MEASURES):
+                sum = 0
+                for k in range(self.walk.items[i].block, self.walk.items[i].block + blocks(self.walk.items[i].size)):
+                    sum = combined(sum, self.walk.sums[k * MEASURES + j])
+                out[i, j] = clean64(sqrt(sum) if sum >= 0 else -sum)
+        return result
+
     cdef collect(self, Py_ssize_t columns, bint largest, bint given):
         """The first numbers of each parameter, one NaN for all; with `given`, 0 for those without a gradient."""
         cdef Py_ssize_t i, j
@@ -1237,7 +1283,7 @@ cdef class Plan:
         return [*first, count]
 
     def unit_sums(self, num_threads=None, *, bint centers=False, double limit=<double>INFINITY, bint adapts=False):
-        """Of each unit: sum g with every element limited to [-limit, limit], sum g^2, sum p^2.
+        """Of each unit: the mean of g with every element limited to [-limit, limit], sum g^2, sum p^2.
 
         The first is 0 unless `centers`, the others are unless `adapts`.
         """
@@ -1245,11 +1291,12 @@ cdef class Plan:
         cdef Py_ssize_t i
         self.walk.centers, self.walk.limit, self.walk.adapts = centers, limit, adapts
         self.reserve_sums(self.unit_count)
-        memset(self.walk.sums, 0, self.unit_count * MEASURES * sizeof(double))
+        if self.unit_count:
+            memset(self.walk.sums, 0, self.unit_count * MEASURES * sizeof(double))
         self.sweep(UNITS, num_threads)
         values = np.empty((self.unit_count, 3))
         for i in range(self.unit_count):
-            values[i, 0] = self.walk.sums[i * MEASURES]
+            values[i, 0] = clean64(self.walk.sums[i * MEASURES])
             values[i, 1] = self.walk.sums[i * MEASURES + 1]
             values[i, 2] = self.walk.sums[i * MEASURES + 2]
         return np.asarray(values)

@@ -4,8 +4,12 @@
 
 # ---- before the rule ---------------------------------------------------------------------------
 
+from libc.math cimport ldexp
+
 # h = limit(scale g) - offset + decay p: maximize, scaling, clipping, centering, coupled weight decay and the dtype
 # of the gradient, in one pass in L1. The limit, of absolute value, is infinite where there is none; NaN passes.
+# c: scale, decay, offset, limit, exponent. With an exponent the scale is c[0] 2^c[4], which float32 has not, and is
+# multiplied with in double.
 cdef inline float limit32(float x, float most) noexcept nogil:
     cdef float low = -most if x < -most else x
     return most if low > most else low
@@ -14,11 +18,12 @@ cdef inline double limit64(double x, double most) noexcept nogil:
     cdef double low = -most if x < -most else x
     return most if low > most else low
 
-cdef inline loop prepare_loop(vec h, source g, vec p, Py_ssize_t n, vec c, bint decay, bint more) noexcept nogil:
+cdef inline loop prepare_loop(vec h, source g, vec p, Py_ssize_t n, vec c, bint decay, bint more,
+                              double wide) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(n):
         if vec is f32:
-            x = c[0] * clean32(<float>g[i])
+            x = clean32(<float>(wide * <double>g[i])) if wide else c[0] * clean32(<float>g[i])
             z = limit32(x, c[3]) - c[2]
             y = clean32(p[i])
         else:
@@ -35,21 +40,25 @@ cdef inline loop prepare_loop(vec h, source g, vec p, Py_ssize_t n, vec c, bint 
             h[i] = x
 
 cdef void prepare(vec h, source g, vec p, Py_ssize_t n, vec c) noexcept nogil:
-    if c[3] and c[1]:
-        prepare_loop(h, g, p, n, c, True, True)
+    if c[4] and c[1]:
+        prepare_loop(h, g, p, n, c, True, True, ldexp(<double>c[0], <int>c[4]))
+    elif c[4]:
+        prepare_loop(h, g, p, n, c, False, True, ldexp(<double>c[0], <int>c[4]))
+    elif c[3] and c[1]:
+        prepare_loop(h, g, p, n, c, True, True, 0)
     elif c[3]:
-        prepare_loop(h, g, p, n, c, False, True)
+        prepare_loop(h, g, p, n, c, False, True, 0)
     elif c[1]:
-        prepare_loop(h, g, p, n, c, True, False)
+        prepare_loop(h, g, p, n, c, True, False, 0)
     else:
-        prepare_loop(h, g, p, n, c, False, False)
+        prepare_loop(h, g, p, n, c, False, False, 0)
 
 
 # ---- measures ----------------------------------------------------------------------------------
 
 # Sums are taken in double, in 16 lanes that are added in a fixed order: the same bits on every level.
 
-from libc.float cimport DBL_MAX
+from libc.float cimport DBL_EPSILON, DBL_MAX, DBL_MIN
 from libc.math cimport INFINITY, NAN, pow
 
 cdef enum:
@@ -74,13 +83,13 @@ cdef extern from *:
     """
     double add_square "fastopt_add_square"(double x, double sum) noexcept nogil
 
-# what an element adds: x^2 (order 2), |x| (1), x within [-most, most] (0), x (-1); `exact`: x^2 is
-cdef inline double added(double sum, double x, int order, double most, bint exact) noexcept nogil:
+# what an element adds: x^2 (order 2), |x| (1), x within [-most, most] less `start` (0), x (-1); `exact`: x^2 is
+cdef inline double added(double sum, double x, int order, double most, double start, bint exact) noexcept nogil:
     if order == 2:
         return add_square(x, sum) if exact else sum + x * x
-    return sum + (fabs(x) if order == 1 else (limit64(x, most) if order == 0 else x))
+    return sum + (fabs(x) if order == 1 else (limit64(x, most) - start if order == 0 else x))
 
-cdef inline double lane_sum(source x, Py_ssize_t n, int order, double most) noexcept nogil:
+cdef inline double lane_sum(source x, Py_ssize_t n, int order, double most, double start) noexcept nogil:
     cdef double lanes[LANES]
     cdef double sum = 0.0
     cdef Py_ssize_t i, k, whole = n - n % LANES
@@ -90,10 +99,10 @@ cdef inline double lane_sum(source x, Py_ssize_t n, int order, double most) noex
             lanes[k] = 0.0
         for i in range(0, whole, 16):
             for k in range(LANES):
-                lanes[k] = added(lanes[k], <double>x[i + k], order, most, exact)
+                lanes[k] = added(lanes[k], <double>x[i + k], order, most, start, exact)
         sum = total(lanes)
     for i in range(whole, n):
-        sum = added(sum, <double>x[i], order, most, exact)
+        sum = added(sum, <double>x[i], order, most, start, exact)
     return sum
 
 # The largest |x|; NaN if there is one.
@@ -121,20 +130,24 @@ cdef double largest(source x, Py_ssize_t n) noexcept nogil:
 
 # sum x
 cdef double plain_sum(source x, Py_ssize_t n) noexcept nogil:
-    return lane_sum(x, n, -1, <double>INFINITY)
+    return lane_sum(x, n, -1, <double>INFINITY, 0)
 
-# sum x, with every x limited to [-most, most]
-cdef double limited_sum(source x, Py_ssize_t n, double most) noexcept nogil:
-    return plain_sum(x, n) if most > DBL_MAX else lane_sum(x, n, 0, most)
+# The mean of x, n > 0, with every x limited to [-most, most]: exactly x where all are equal, hence summed from the
+# first one on.
+cdef double limited_mean(source x, Py_ssize_t n, double most) noexcept nogil:
+    cdef double start = limit64(<double>x[0], most)
+    if not fabs(start) <= DBL_MAX:
+        start = 0.0  # the infinities are to meet in the sum
+    return start + lane_sum(x, n, 0, most, start) / <double>n
 
 # sum |x|^order; for an infinite order the largest |x|
 cdef double power_sum(source x, Py_ssize_t n, double order) noexcept nogil:
     cdef double sum = 0.0
     cdef Py_ssize_t i
     if order == 2:
-        return lane_sum(x, n, 2, order)
+        return lane_sum(x, n, 2, order, 0)
     if order == 1:
-        return lane_sum(x, n, 1, order)
+        return lane_sum(x, n, 1, order, 0)
     if order > DBL_MAX:
         return largest(x, n)
     for i in range(n):
@@ -144,7 +157,20 @@ cdef double power_sum(source x, Py_ssize_t n, double order) noexcept nogil:
 cdef enum:
     WIDE_LANES = 32      # of float32: as many as hide the time of an addition
 
-# sum x^2 for logs, n <= 512: to 1e-5 of its value, in float32 if x is, unless that may be out of range
+# Minus the root of sum x^2, which is out of range; or 0, or infinite.
+cdef double minus_root(source x, Py_ssize_t n) noexcept nogil:
+    cdef double sum, y, most = largest(x, n)
+    cdef Py_ssize_t i
+    if most == 0.0 or most > DBL_MAX:
+        return most
+    sum = 0.0
+    for i in range(n):
+        y = <double>x[i] / most
+        sum += y * y
+    return -most * sqrt(sum)
+
+# sum x^2 for logs, n <= 512: to 1e-5 of its value, in float32 if x is, unless that may be out of range;
+# minus its root, if it is out of the range of double
 cdef double near_sum(vec x, Py_ssize_t n) noexcept nogil:
     cdef float lanes[WIDE_LANES]
     cdef double halves[LANES]
@@ -161,7 +187,10 @@ cdef double near_sum(vec x, Py_ssize_t n) noexcept nogil:
         sum = total(halves)
         if <double>1e-30 < sum < <double>1e30:
             return sum + power_sum(x + whole, n - whole, 2)
-    return power_sum(x, n, 2)
+    sum = power_sum(x, n, 2)
+    if vec is f64 and not DBL_MIN / DBL_EPSILON <= sum <= DBL_MAX and sum == sum:
+        return minus_root(x, n)
+    return sum
 
 # sum (p - q)^2 likewise; t is room for n numbers
 cdef double moved_sum(vec p, vec q, vec t, Py_ssize_t n) noexcept nogil:
@@ -303,7 +332,7 @@ PREPARE = {
 # name -> (float32, float64)
 SUMS = {
     "power": (capsule(<void*>power_sum[f32]), capsule(<void*>power_sum[f64])),
-    "limited": (capsule(<void*>limited_sum[f32]), capsule(<void*>limited_sum[f64])),
+    "limited": (capsule(<void*>limited_mean[f32]), capsule(<void*>limited_mean[f64])),
 }
 MEASURES = {
     "near": (capsule(<void*>near_sum[f32]), capsule(<void*>near_sum[f64])),

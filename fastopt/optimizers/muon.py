@@ -1,12 +1,13 @@
 """Muon."""
 
-from math import log, prod, sqrt
+from math import inf, log, prod, sqrt
 
 import numpy as np
 
 from ..kernels.arrays import aligned
 from .base import Params, Rate
 from .checks import flag, nonnegative, numbers, one_of, whole_number
+from .clipping import norm_of, times
 from .whole import WholeOptimizer
 
 CHUNK = 32_768  # elements: what the elementwise parts need of so many stays in the second level of cache
@@ -116,7 +117,7 @@ class Muon(WholeOptimizer):
                         settings["momentum"], settings["nesterov"])
         scale = square_scale(a, b, c)
         if norm:  # else X is zero, whatever ε
-            work.flat *= (scale or 1.0) / max(norm, settings["eps"])
+            times(work.flat, (scale or 1.0) / max(norm, settings["eps"]), work.flat)
         update = work.orthogonalize(a, b, c, settings["ns_steps"], scale is not None)
         descend(param.reshape(-1), update, work.spare, lr * settings["weight_decay"], lr * ratio / (scale or 1.0))
 
@@ -138,7 +139,10 @@ def momentum(out, spare, grad, buffer, mu, nesterov):
         else:
             u[...] = b
         squares += float(np.dot(u, u))
-    return sqrt(squares)
+    limits = np.finfo(out.dtype)
+    if float(limits.tiny / limits.eps) <= squares < inf or squares != squares:
+        return sqrt(squares)
+    return norm_of([out], 2.0)  # dot products leave the range of the dtype
 
 
 def descend(param, update, spare, decay, rate):

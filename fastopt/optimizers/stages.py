@@ -14,7 +14,22 @@ import numpy as np
 from ..kernels.arrays import full_like, owned
 from ..kernels.plan import Plan, unchanged
 from .checks import at_least_one, check_matches, flag, nonnegative, one_of, pair, positive, whole
-from .clipping import Adaptive, Clip, GlobalNorm, Norm, ParameterNorm, Value, as_clip, root, shrink
+from .clipping import (
+    LEAST,
+    Adaptive,
+    Clip,
+    GlobalNorm,
+    Norm,
+    ParameterNorm,
+    Value,
+    as_clip,
+    each_shrunk,
+    is_safe,
+    norm_of,
+    norms_of,
+    root,
+    shrunk,
+)
 from .state import fitted, judging
 
 __all__ = ["NonFiniteGradient", "Stages", "Step", "layer_decay"]
@@ -341,8 +356,7 @@ class Pipeline:
         if stages.bounds:
             plan.follow(bounds, stages.bounds)
         plan.set_variants(variants)
-        # a vector has no row means: those of infinite rows are 0
-        self.row_sizes = np.array([math.prod(param.shape[1:]) if param.ndim > 1 else math.inf for param in plan.params])
+        self.has_rows = np.array([param.ndim > 1 for param in plan.params])  # whose means centralize takes off
         self.sizes = np.array([max(1, param.size * (1 + (param.dtype.kind == "c"))) for param in plan.params], float)
 
     # ---- the step
@@ -380,14 +394,14 @@ class Pipeline:
                 plan.release()
                 self.advance(None if self.weight else grads, clip, grad_scale, on_nonfinite)
                 return
-            powers, order = self.measure(clip, policy, unscale, record)
+            norms = self.measure(clip, policy, unscale, record)
             if record.skipped:
                 if stages.zero_grad:
                     for _, gradient in plan.taken():
                         gradient[...] = 0
                 plan.release()
             else:
-                self.walk(cohorts, clip, unscale, powers, order, record)
+                self.walk(cohorts, clip, unscale, norms, record)
         except BaseException:
             plan.release()
             raise
@@ -418,57 +432,71 @@ class Pipeline:
         return [(*cohort[1:], settled[cohort[0]]) for cohort in cohorts]
 
     def measure(self, clip, policy, unscale, record):
-        """Sums |g|^order of each parameter, if anything needs it, and decides whether the step is made."""
+        """Takes norms of the gradients, if anything needs them, and decides whether the step is made.
+
+        Returns that of all, those of each parameter, and their order; None where it was not needed.
+        """
         plan = self.optimizer._plan
         normed = isinstance(clip, Norm)
         if not normed and policy == "propagate":
-            return None, 2.0
+            return None, None, 2.0
         order = clip.norm_type if normed else 2.0
         total = plan.powers(order, self.optimizer._num_threads)
-        record.grad_norm = unscale * root(total, order)
+        if order == math.inf or is_safe(total):  # else it takes looking at the gradients
+            norm = root(total, order)
+        else:
+            norm = norm_of([grad for _, grad in plan.taken()], order, total)
+        record.grad_norm = unscale * norm
         if policy != "propagate" and not math.isfinite(record.grad_norm):
             found = first_nonfinite(plan)
             if found is not None and policy == "raise":
                 raise NonFiniteGradient(found)
             record.skipped = found is not None
-        kept = self.stages.statistics or isinstance(clip, ParameterNorm)
-        return plan.each_power(order) if kept else None, order
+        if not (self.stages.statistics or isinstance(clip, ParameterNorm)):
+            return norm, None, order
+        return norm, norms_of(plan.each_power(order), order, lambda: [(i, 1, grad) for i, grad in plan.taken()]), order
 
     @np.errstate(all="ignore")
-    def units(self, clip, scale, limit, powers, order, record):
-        """The scale and offset of each unit of the gradients, as a fraction of `scale`."""
+    def units(self, clip, scale, limit, norms, record):
+        """The scale of each unit of the gradients, and the offset that is taken off before scaling."""
         plan = self.optimizer._plan
         rows = self.stages.centralize or isinstance(clip, Adaptive)
         first = plan.divide(rows)
-        lengths, scales = np.diff(first), np.ones(first[-1])
-        units = np.stack([scales, np.zeros_like(scales)], axis=1)
+        lengths = np.diff(first)
+        units = np.zeros((first[-1], 2))
+        units[:, 0] = scale
         if rows:
-            sums = plan.unit_sums(self.optimizer._num_threads, centers=self.stages.centralize,
-                                  limit=limit / scale if limit else math.inf, adapts=isinstance(clip, Adaptive))
-            if self.stages.centralize:
-                units[:, 1] = sums[:, 0] / np.repeat(self.row_sizes, lengths)
+            most = limit / scale if limit else math.inf
+            sums = plan.unit_sums(self.optimizer._num_threads, centers=self.stages.centralize, limit=most,
+                                  adapts=isinstance(clip, Adaptive))
+            if self.stages.centralize:  # a mean at the limit is one of elements at the limit only, wherever that rounds
+                means = np.where(np.abs(sums[:, 0]) < most, sums[:, 0], np.copysign(math.inf, sums[:, 0]))
+                units[:, 1] = np.where(np.repeat(self.has_rows, lengths), means, 0.0)
             if isinstance(clip, Adaptive):
-                most = clip.clip_factor * np.maximum(np.sqrt(sums[:, 2]), clip.eps)
-                norms = scale * np.sqrt(sums[:, 1])
-                units[:, 0] = np.where(norms <= most, 1.0, most / np.maximum(norms, 1e-6))
+                norms = norms_of(sums[:, 1], 2.0, lambda: [
+                    (first[i], lengths[i], grad) for i, grad in plan.taken()])
+                weights = norms_of(sums[:, 2], 2.0, lambda: [
+                    (first[i], lengths[i], plan.params[i]) for i, _ in plan.taken()])
+                most = clip.clip_factor * np.maximum(weights, clip.eps)
+                units[:, 0] = each_shrunk(norms, most, 0.0, scale, 1e-6)
         if isinstance(clip, ParameterNorm):
-            norms = scale * (powers if order == math.inf else powers ** (1.0 / order))
-            ratios = clip.max_norm / (norms + clip.eps)
-            units[:, 0] = np.repeat(np.where(ratios > 1.0, 1.0, ratios), lengths)
+            units[:, 0] = np.repeat(each_shrunk(norms, clip.max_norm, clip.eps, scale), lengths)
         if isinstance(clip, (ParameterNorm, Adaptive)) and len(units):
-            record.clipped = float(np.mean(units[:, 0] != 1.0))
+            record.clipped = float(np.mean(units[:, 0] != scale))
         return units
 
-    def walk(self, cohorts, clip, unscale, powers, order, record):
+    def walk(self, cohorts, clip, unscale, measured, record):
         """Answers the plan, and steps; before it, a look ahead where a stage must know the whole update."""
         optimizer, stages, plan = self.optimizer, self.stages, self.optimizer._plan
         threads, scale = optimizer._num_threads, unscale
+        norm, norms, order = measured
         if isinstance(clip, GlobalNorm):
-            ratio = shrink(record.grad_norm, clip.max_norm, clip.eps)
-            record.clipped, scale = float(ratio != 1.0), scale * ratio
+            scale = shrunk(norm, clip.max_norm, clip.eps, unscale)
+            record.clipped = float(scale != unscale)
         limit = clip.clip_value if isinstance(clip, Value) else 0.0
         if stages.centralize or isinstance(clip, (ParameterNorm, Adaptive)):
-            plan.use_units(self.units(clip, scale, limit, powers, order, record))
+            plan.use_units(self.units(clip, scale, limit, norms, record))
+            scale = 1.0  # each unit has its own
         answers = self.answers(cohorts, scale, limit)
         if plan.unready:
             optimizer._give_states(plan.missing())
@@ -480,17 +508,17 @@ class Pipeline:
                 plan.follow(place, (share,), (optimizer._count + 1) % steps == 0)
             else:
                 plan.follow(place, average.coefficients(average.n_averaged + 1))
-        squares = powers if order == 2.0 else None
+        known = norms if order == 2.0 else None
         if stages.statistics:
-            plan.take_sums(gradient=squares is None, param=True, update=True)
-        sums = plan.run(answers, threads)
+            plan.take_sums(gradient=known is None, param=True, update=True)
+        taken = plan.run(answers, threads)
         optimizer._count += 1
         for average in stages.average:
             average._n_averaged += 1  # without the checks of its setter
         if stages.statistics:
-            if squares is not None:
-                sums[:, 0] = squares
-            self.take_statistics(sums, unscale, record)
+            if known is not None:
+                taken[:, 0] = known
+            self.take_statistics(taken, unscale, record)
 
     @np.errstate(all="ignore")
     def factors(self, cohorts, answers):
@@ -510,12 +538,15 @@ class Pipeline:
         return factors
 
     @np.errstate(all="ignore")
-    def take_statistics(self, sums, unscale, record):
-        """Writes down the norms of each group, from sum g^2, sum p^2 and sum of squared updates of each parameter."""
-        if len(self.group_of) != len(sums):
+    def take_statistics(self, norms, unscale, record):
+        """Writes down the norms of each group, from those of the gradient, of each parameter and of its update."""
+        if len(self.group_of) != len(norms):
             self.group_of = np.array(self.groups())
-        by_group = np.stack([np.bincount(self.group_of, column) for column in sums.T], axis=1)
-        norms = np.sqrt(by_group) * (unscale, 1.0, 1.0)
+        squares = np.stack([np.bincount(self.group_of, column) for column in (norms**2).T], axis=1)
+        by_group = np.sqrt(squares)
+        for group, k in zip(*np.nonzero((squares < LEAST) | np.isinf(squares)), strict=True):
+            by_group[group, k] = norm_of([norms[self.group_of == group, k]], 2.0)
+        norms = by_group * (unscale, 1.0, 1.0)
         record.grad_norms, record.param_norms, record.update_norms = (column.tolist() for column in norms.T)
         if record.grad_norm is None:
             record.grad_norm = math.hypot(*record.grad_norms)

@@ -1,11 +1,9 @@
 """The stages of a step of a method without a compiled rule: in NumPy, before and after the step."""
 
-import math
-
 import numpy as np
 
 from .base import Optimizer
-from .clipping import Adaptive, GlobalNorm, ParameterNorm, Value, shrink
+from .clipping import Adaptive, GlobalNorm, ParameterNorm, Value, norm_of, shrunk, times
 from .stages import Pipeline
 
 MEANINGLESS = ("cautious", "cautious_weight_decay", "corrected_weight_decay", "no_decay", "lr_scale", "clip_update")
@@ -30,18 +28,20 @@ class WholePipeline(Pipeline):
     def install(self):
         self.check()
         self.grow()
-        self.optimizer._plan.stage([], on=True, zero=self.stages.zero_grad)
+        plan = self.optimizer._plan
+        plan.stage([], on=True, zero=self.stages.zero_grad)
+        self.has_rows = np.array([param.ndim > 1 for param in plan.params])
 
     def settled(self, cohorts):
         return cohorts
 
     @np.errstate(all="ignore")
-    def walk(self, cohorts, clip, unscale, powers, order, record):
+    def walk(self, cohorts, clip, unscale, measured, record):
         optimizer, stages, plan = self.optimizer, self.stages, self.optimizer._plan
         given = plan.taken()
         grads = [None] * len(plan)
-        for i, grad in self.scaled(given, clip, unscale, powers, order, record):
-            grads[i] = np.asarray(grad)  # NumPy makes numbers of 0-d arrays
+        for i, grad in self.scaled(given, clip, unscale, measured, record):
+            grads[i] = grad
         plan.release()
         before = [param.copy() for param in plan.params] if stages.statistics else []
         optimizer._advance(grads)
@@ -55,51 +55,48 @@ class WholePipeline(Pipeline):
         for average in stages.average:
             average.update()
         if stages.statistics:
-            sums = np.zeros((len(plan), 3))
+            norms = np.zeros((len(plan), 3))
             for i, grad in given:
-                sums[i, 0] = squares(grad)
+                norms[i, 0] = norm_of([grad], 2.0)
             for i, (old, param) in enumerate(zip(before, plan.params, strict=True)):
-                sums[i, 1:] = squares(param), squares(param - old)
-            self.take_statistics(sums, unscale, record)
+                norms[i, 1:] = norm_of([param], 2.0), norm_of([np.subtract(param, old, out=old)], 2.0)
+            self.take_statistics(norms, unscale, record)
         if stages.zero_grad:
             for _, grad in given:
                 grad[...] = 0
 
-    def scaled(self, given, clip, unscale, powers, order, record):
-        """The gradients as the rule is to have them."""
+    def scaled(self, given, clip, unscale, measured, record):
+        """The gradients as the rule is to have them, in the dtype of their parameters."""
+        plan, centers = self.optimizer._plan, self.stages.centralize
+        norm, norms, _ = measured
         scale = unscale
         if isinstance(clip, GlobalNorm):
-            ratio = shrink(record.grad_norm, clip.max_norm, clip.eps)
-            record.clipped, scale = float(ratio != 1.0), scale * ratio
-        ratios = []
+            scale = shrunk(norm, clip.max_norm, clip.eps, unscale)
+            record.clipped = float(scale != unscale)
+        limit = clip.clip_value if isinstance(clip, Value) else 0.0
+        if scale == 1.0 and not (limit or centers or isinstance(clip, (ParameterNorm, Adaptive))):
+            return given
+        units = self.units(clip, scale, limit, norms, record)
+        scaled, first = [], 0
         for i, grad in given:
-            rows = tuple(range(1, grad.ndim)) or None
-            if scale != 1.0:
-                grad = grad * grad.dtype.type(scale)
-            if isinstance(clip, ParameterNorm):
-                norm = scale * (powers[i] if order == math.inf else powers[i] ** (1.0 / order))
-                ratios.append(shrink(norm, clip.max_norm, clip.eps))
-                grad = grad * grad.dtype.type(ratios[-1])
-            elif isinstance(clip, Adaptive):
-                norms = [np.sqrt(np.sum(np.square(np.abs(x), dtype=np.float64), axis=rows, keepdims=True))
-                         for x in (self.optimizer._plan.params[i], grad)]
-                most = clip.clip_factor * np.maximum(norms[0], clip.eps)
-                ratio = np.where(norms[1] <= most, 1.0, most / np.maximum(norms[1], 1e-6))
-                ratios += ratio.ravel().tolist()
-                grad = (grad * ratio).astype(grad.dtype)
-            elif isinstance(clip, Value):
-                grad = np.clip(grad, -clip.clip_value, clip.clip_value)
-            if self.stages.centralize and grad.ndim > 1:
-                grad = grad - grad.mean(axis=rows, keepdims=True, dtype=np.float64).astype(grad.dtype)
-            yield i, grad
-        if ratios:
-            record.clipped = float(np.mean(np.array(ratios) != 1.0))
+            rows = len(grad) if grad.ndim > 1 and (centers or isinstance(clip, Adaptive)) else 1
+            out = np.empty(grad.shape, plan.params[i].dtype)
+            if out.size:
+                scales, means = units[first : first + rows, :1], units[first : first + rows, 1:]
+                first += rows
+                flat = out.reshape(rows, -1)
+                times(grad.reshape(rows, -1), scales, flat)
+                if limit:
+                    np.clip(flat, -limit, limit, out=flat)
+                if centers:  # rounded and limited as an element is: equal ones leave exactly 0
+                    offsets = np.empty((rows, 1), out.dtype)
+                    times(means.astype(grad.dtype), scales, offsets)
+                    flat -= np.clip(offsets, -limit, limit, out=offsets) if limit else offsets
+            scaled.append((i, out))
+        return scaled
 
     def groups(self):
         groups = self.optimizer.param_groups
         position = {id(param): index for index, group in enumerate(groups) for param in group["params"]}
         return [position[id(param)] for param in self.optimizer._plan.params]
 
-
-def squares(array):
-    return float(np.sum(np.square(np.abs(array), dtype=np.float64)))
