@@ -78,7 +78,9 @@ class GradScaler:
 
         Args:
             outputs: anything that can be multiplied by a float: a number, an array, a tensor of another framework; or
-                a list, tuple, mapping or iterator of such, which is returned as one (a mapping as a dict).
+                a list, tuple, mapping or iterator of such, which is returned as one (a mapping as a dict). Floats of
+                16 bits and less, which end at 65504 or before, become float32: in torch a loss does so, but a tensor
+                of several elements overflows.
 
         Raises:
             TypeError: something cannot be multiplied.
@@ -93,8 +95,8 @@ class GradScaler:
             return map(self.scale, outputs)
         try:
             with np.errstate(over="ignore"):
-                return outputs * self._scale
-        except TypeError:
+                return widened(outputs) * self._scale
+        except (TypeError, ValueError):
             raise TypeError("outputs must be numbers or arrays, or lists, tuples, mappings or iterators of them, "
                             f"got {type(outputs).__name__}") from None
 
@@ -150,7 +152,9 @@ class GradScaler:
         if optimizer not in self._found:
             result = optimizer.step(grads, grad_scale=self._scale, on_nonfinite="skip", **kwargs)
             self._found[optimizer] = optimizer.last_step.skipped
-        elif not self._found[optimizer]:
+        elif self._found[optimizer]:
+            optimizer._left_out += 1
+        else:
             result = optimizer.step(grads, **kwargs)
         self._stepped.add(optimizer)
         return result
@@ -267,6 +271,15 @@ class GradScaler:
     def __repr__(self):
         entries = ", ".join(f"{name.lstrip('_')}={value!r}" for name, value in self.state_dict().items())
         return f"GradScaler({entries or 'enabled=False'})"
+
+
+def widened(outputs):
+    """A float, or an array or tensor of floats, of less than 32 bits as float32; all else as it is."""
+    dtype = getattr(outputs, "dtype", None)
+    floats = getattr(dtype, "is_floating_point", False) or getattr(dtype, "kind", "") in ("f", "V")  # V: bfloat16
+    if not floats or dtype.itemsize >= 4:
+        return outputs
+    return outputs.float() if hasattr(outputs, "float") else outputs.astype(np.float32)
 
 
 def bound_gradients(optimizer):

@@ -528,3 +528,57 @@ def test_checkpoints_go_to_torch_and_back(settings):
     other.load_state_dict(scaler.state_dict())
     assert other.state_dict() == scaler.state_dict()
     assert load(GradScaler(), other.state_dict()).state_dict() == scaler.state_dict()
+
+
+# ---- short floats, arrays as numbers, skipped steps
+
+def test_a_loss_of_16_bits_does_not_overflow():
+    scaler = GradScaler()
+    loss = scaler.scale(np.float16(1.5))
+    assert (loss, loss.dtype) == (98304.0, np.float32)
+    for given in (np.full(2, 1.5, "f2"), np.array(1.5, "f2"), [np.float16(1.5)], {"a": np.float16(1.5)},
+                  (np.float16(1.5),), iter([np.float16(1.5)])):
+        found = scaler.scale(given)
+        found = list(found.values()) if isinstance(found, dict) else list(found) if np.ndim(found) == 0 and not \
+            isinstance(found, (np.generic, np.ndarray)) else found
+        assert np.asarray(found).dtype == np.float32 and (np.asarray(found) == 98304.0).all()
+    assert scaler.scale(np.ones(2)).dtype == np.float64
+    assert scaler.scale(np.ones(2, "F")).dtype == np.complex64
+    assert scaler.scale(np.full(2, 100, "i1")).tolist() == [6553600.0] * 2
+    with pytest.raises(TypeError, match="outputs must be numbers or arrays"):
+        scaler.scale(np.zeros(2, "V2"))
+
+
+def test_a_tensor_of_16_bits_does_not_overflow():
+    torch = pytest.importorskip("torch")
+    other = torch_scaler(torch, {})
+    for dtype in (torch.float16, torch.bfloat16):
+        mine, theirs = (scaler.scale(torch.tensor(1.5, dtype=dtype)) for scaler in (GradScaler(), other))
+        assert (mine.item(), mine.dtype) == (theirs.item(), theirs.dtype) == (98304.0, torch.float32)
+        x = torch.ones(2, dtype=dtype, requires_grad=True)
+        GradScaler(init_scale=4.0).scale(x * x).sum().backward()
+        assert x.grad.tolist() == [8.0, 8.0]
+
+
+@pytest.mark.parametrize("key", list(GradScaler().state_dict()))
+def test_every_entry_of_a_state_is_needed_and_judged(key):
+    scaler = GradScaler(init_scale=8.0)
+    before, state = scaler.state_dict(), {**GradScaler().state_dict(), "_growth_tracker": 5}
+    refused = [{name: value for name, value in state.items() if name != key}]
+    for wrong in (NAN, math.inf, -math.inf, -1, 10**400, "1", None, [], True, np.ones(2), 1j, b"1",
+                  *(() if key == "_growth_tracker" else (0,)), *((2.5,) if "_" in key and "factor" not in key else ())):
+        refused.append({**state, key: wrong})
+    for bad in refused:
+        with pytest.raises((TypeError, ValueError), match=key):
+            scaler.load_state_dict(bad)
+        assert scaler.state_dict() == before
+    scaler.load_state_dict({**state, key: np.array([state[key]])})
+    assert scaler.state_dict() == state
+
+
+def test_a_step_left_out_after_unscaling_was_tried():
+    opt, scaler = fastopt.SGD(np.ones(2)), GradScaler()
+    tried = opt._tried()
+    scaler.unscale_(opt, np.full(2, np.inf))
+    scaler.step(opt, np.full(2, np.inf))
+    assert opt._tried() == tried + 1 and opt.step_count == 0

@@ -132,6 +132,7 @@ RESUMED = AS_TORCH | NESTED | {
 }
 METRICS = {
     "ReduceLROnPlateau": single("ReduceLROnPlateau", patience=3, factor=0.5),
+    "ReduceLROnPlateau rel min": single("ReduceLROnPlateau", patience=1, threshold=0.05, cooldown=2),
     "ReduceLROnPlateau max": single("ReduceLROnPlateau", "max", 0.3, 2, 0.05, "abs", 4, [0.01, 0.001]),
     "ReduceLROnPlateau rel max": single("ReduceLROnPlateau", "max", patience=0, threshold=0.1, cooldown=1, min_lr=1e-3),
     "ReduceLROnPlateau eps": single("ReduceLROnPlateau", patience=1, threshold_mode="abs", eps=0.005),
@@ -654,7 +655,7 @@ def test_a_state_with_a_wrong_argument_changes_nothing():
 def test_plateaus_are_torchs(make, order):
     pytest.importorskip("torch")
     (ours, mine), (theirs, their) = both(make)
-    for metric in METRICS_SEEN[::order]:
+    for metric in np.exp(METRICS_SEEN[::order]) if mine.threshold_mode == "rel" else METRICS_SEEN[::order]:
         mine.step(metric), their.step(metric)
         assert rates(ours) == rates(theirs)
         state, expected = mine.state_dict(), their.state_dict()
@@ -672,7 +673,8 @@ def test_greedy_is_that_of_transformers(make, order):
     transformers = pytest.importorskip("transformers")
     ours, theirs = optimizer_of(), optimizer_of(torch)
     mine, their = make(lr_scheduler, ours), make(transformers.optimization, theirs)
-    for count, metric in enumerate(METRICS_SEEN[::order]):
+    for count, metric in enumerate(np.exp(METRICS_SEEN[::order]) if mine.threshold_mode == "rel"
+                                   else METRICS_SEEN[::order]):
         if metric != metric and mine.smooth:
             break  # its running sum never forgets a NaN
         mine.step(metric), their.step(metric)
@@ -1004,3 +1006,121 @@ def test_momentum_that_cannot_be_driven(make):
         assert list(optimizer.param_groups[0].items()) == list(before.items())
     with pytest.raises(TypeError, match="optimizer must be a fastopt optimizer, got NoneType"):
         make(lr_scheduler, None)
+
+
+# ---- progress is progress
+
+@pytest.mark.parametrize("kind", ["ReduceLROnPlateau", "GreedyLR"])
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize("threshold", [0.0, 1e-4, 0.5, 1.0, 3.0])
+@pytest.mark.parametrize("threshold_mode", ["rel", "abs"])
+@pytest.mark.parametrize("first", [-1.0, 0.0, 1.0, 1e5, -1e5, 5e-324])
+def test_a_metric_is_better_by_more_than_the_threshold(kind, mode, threshold, threshold_mode, first):
+    optimizer = optimizer_of()
+    scheduler = getattr(lr_scheduler, kind)(optimizer, mode=mode, threshold=threshold, threshold_mode=threshold_mode,
+                                            patience=50)
+    scheduler.step(first)
+    assert (scheduler.best, scheduler.num_bad_epochs) == (first, 0)  # the first is always better
+    scheduler.step(first)
+    assert scheduler.num_bad_epochs == 1  # the same is not
+    way = -1.0 if mode == "min" else 1.0
+    by = threshold * (abs(first) if threshold_mode == "rel" else 1.0)
+    for share, bad in ((-0.5, 2), (0.5, 3), (2.0, 0)):
+        beyond = first + way * share * (by or max(abs(first), 1e-300))
+        scheduler.step(beyond)
+        assert scheduler.num_bad_epochs == (0 if not by and share > 0 else bad), (share, beyond)
+        if scheduler.best != first:
+            break
+
+
+@pytest.mark.parametrize("metric", [np.array([0.5]), np.array(0.5), np.float32(0.5), [0.5], 10**400, None])
+def test_metrics_of_one_element_are_numbers(metric):
+    for kind in ("ReduceLROnPlateau", "GreedyLR"):
+        scheduler = getattr(lr_scheduler, kind)(optimizer_of())
+        if hasattr(metric, "item"):
+            scheduler.step(metric)
+            assert scheduler.best == 0.5 and type(scheduler.best) is float
+        else:
+            with pytest.raises((TypeError, ValueError), match="metrics must be a number"):
+                scheduler.step(metric)
+            assert scheduler.last_epoch == 0
+
+
+def test_a_mean_of_metrics_bears_infinities():
+    scheduler = lr_scheduler.GreedyLR(optimizer_of(), smooth=True, window_size=3)
+    for metric in (1e308, 1e308, float("inf"), float("-inf"), 1.0, 2.0, 3.0):
+        scheduler.step(metric)
+    assert scheduler.best == 2.0 or scheduler.last_epoch == 7
+    assert scheduler.state_dict()["_streaming_avg"]["values"] == [1.0, 2.0, 3.0]
+
+
+# ---- steps that were skipped
+
+def skipped_by_policy(optimizer):
+    optimizer.set_stages(on_nonfinite="skip")
+    optimizer.step([np.full(2, np.nan)] * 2)
+
+
+def skipped_for_one_step(optimizer):
+    optimizer.step([np.full(2, np.inf)] * 2, on_nonfinite="skip")
+
+
+def skipped_by_a_scaler(optimizer):
+    fastopt.GradScaler().step(optimizer, [np.full(2, np.inf)] * 2)
+
+
+def skipped_after_unscaling(optimizer):
+    scaler, grads = fastopt.GradScaler(), [np.full(2, np.inf), np.ones(2)]
+    scaler.unscale_(optimizer, grads)
+    scaler.step(optimizer, grads)
+
+
+@pytest.mark.parametrize("skip", [skipped_by_policy, skipped_for_one_step, skipped_by_a_scaler,
+                                  skipped_after_unscaling])
+def test_a_first_step_that_was_skipped_is_a_step(skip):
+    optimizer = optimizer_of()
+    scheduler = lr_scheduler.StepLR(optimizer, 1)
+    skip(optimizer)
+    assert optimizer.step_count == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scheduler.step()
+
+
+# ---- steps and lengths of short types
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int16, np.uint64, np.array, lambda x: np.array([x])])
+def test_lengths_and_epochs_of_numpy(kind):
+    cases = [
+        (lambda of, opt, n: of.StepLR(opt, n(100), 0.5)), (lambda of, opt, n: of.MultiStepLR(opt, [n(100), n(120)])),
+        (lambda of, opt, n: of.CosineAnnealingWarmRestarts(opt, n(100), n(2))),
+        (lambda of, opt, n: of.CyclicLR(opt, 0.01, 0.1, n(100), n(100))),
+        (lambda of, opt, n: of.OneCycleLR(opt, 0.1, epochs=n(100), steps_per_epoch=n(100))),
+        (lambda of, opt, n: of.SequentialLR(opt, [of.ConstantLR(opt, 0.5), of.StepLR(opt, 7)], [n(100)])),
+        (lambda of, opt, n: of.get_scheduler("linear", opt, n(100), n(120))),
+        (lambda of, opt, n: of.get_scheduler("warmup_stable_decay", opt, n(10), n(120),
+                                             {"num_decay_steps": n(100)})),
+    ]
+    for make in cases:
+        (one, mine), (two, plain) = ((opt := optimizer_of(), make(lr_scheduler, opt, n)) for n in (kind, int))
+        for _ in range(400):
+            advance(one, mine), advance(two, plain)
+        assert values(one) == values(two)
+        assert "int" not in repr(mine.state_dict()) and "array" not in repr(mine.state_dict())
+        if not isinstance(mine, lr_scheduler.SequentialLR | lr_scheduler.OneCycleLR):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                mine.step(kind(120)), plain.step(120)
+            assert (values(one), mine.last_epoch) == (values(two), plain.last_epoch)
+            assert type(mine.last_epoch) is int
+
+
+@pytest.mark.parametrize("epoch", [-1, 2.5, np.nan, "3", 10**400, np.array([1, 2])])
+def test_epochs_that_are_none(epoch):
+    optimizer = optimizer_of()
+    for scheduler, arguments in ((lr_scheduler.StepLR(optimizer, 2), ()),
+                                 (lr_scheduler.ReduceLROnPlateau(optimizer), (1.0,))):
+        step(optimizer)
+        with pytest.warns(UserWarning, match="deprecated"), pytest.raises((TypeError, ValueError), match="epoch must"):
+            scheduler.step(*arguments, epoch)
+        assert scheduler.last_epoch == 0

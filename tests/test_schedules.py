@@ -616,3 +616,68 @@ def test_the_documentation_has_the_table_of_the_code():
         exec(compile(example, "schedules.md", "exec"), {"__name__": "example"})
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", page):
         assert (DOCS / picture).read_bytes().startswith(PNG)
+
+
+# ---- steps and arguments of NumPy
+
+SHORT = [np.int8, np.uint8, np.int16, np.uint16, np.uint32, np.uint64, np.float16, np.float32, np.array,
+         lambda step: np.array([step]), lambda step: np.array(step, np.uint8)]
+
+
+@pytest.mark.parametrize("kind", SHORT)
+@every_example
+def test_steps_of_short_types_have_the_values_of_their_numbers(schedule, kind):
+    for step in (0, 1, 3, 60, 100, 120, 127):
+        value = schedule(kind(step))
+        assert value == schedule(step) and type(value) is float
+    steps = np.array([0, 1, 60, 127], getattr(kind(1), "dtype", None))
+    np.testing.assert_array_equal(schedule.preview(steps), schedule.preview([0, 1, 60, 127]))
+    count = kind(100)
+    if not (isinstance(count, np.ndarray) and count.ndim):
+        np.testing.assert_array_equal(schedule.preview(count), schedule.preview(100))
+
+
+@every_example
+def test_the_largest_steps_of_each_type(schedule):
+    for kind in (np.uint8, np.uint16, np.uint32, np.uint64, np.int8, np.int64):
+        most = kind(np.iinfo(kind).max)
+        assert schedule(most) == schedule(int(most))
+        np.testing.assert_array_equal(schedule.preview(np.array([most])), schedule.preview([int(most)]))
+        if kind(0).dtype.kind == "i":
+            with pytest.raises(ValueError, match="step must be a number of at least 0"):
+                schedule(kind(-1))
+
+
+@pytest.mark.parametrize("wrong", ["3", None, 1j, np.ones(2), [1]], ids=repr)
+def test_steps_that_are_no_numbers(wrong):
+    with pytest.raises(TypeError, match="step must be a number"):
+        COSINE(wrong)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.array, lambda x: np.array([x])])
+def test_arguments_of_short_types(kind):
+    for row in table.ROWS:
+        for arguments in row.examples(100):
+            short = {name: kind(value) if type(value) is int and 0 <= value < 128 else
+                     [kind(part) for part in value] if name in ("milestones", "boundaries") else value
+                     for name, value in arguments.items()}
+            assert row.make(**short) == row.make(**arguments), row.name
+            assert repr(row.make(**short)) == repr(row.make(**arguments))
+
+
+def test_what_was_given_may_change_afterwards():
+    milestones, schedule_list, boundaries = [3, 9], [0.1, COSINE], [4]
+    scales, cycles = {3: 0.5}, [dict(init_value=0.0, peak_value=1.0, warmup_steps=1, decay_steps=3)]
+    made = [s.multistep_schedule(1.0, milestones), s.join_schedules(schedule_list, boundaries),
+            s.piecewise_constant_schedule(1.0, scales), s.piecewise_interpolate_schedule("linear", 1.0, scales),
+            s.sgdr_schedule(cycles)]
+    before = [(repr(one), one.preview(20).tolist(), [one(step) for step in range(20)]) for one in made]
+    milestones[0], boundaries[0], scales[3] = 0, 1, 7.0
+    cycles[0]["peak_value"] = 9.0
+    schedule_list.clear()
+    assert [(repr(one), one.preview(20).tolist(), [one(step) for step in range(20)]) for one in made] == before
+
+
+def test_a_function_may_give_an_array_of_one_element():
+    schedule = s.function_schedule(lambda step: np.array([2.0 * step]))
+    np.testing.assert_array_equal(schedule.preview(3), [0.0, 2.0, 4.0])

@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..optimizers.base import Optimizer
-from ..optimizers.checks import number
+from ..optimizers.checks import fraction, integer, nonnegative, number, shown
 from ..optimizers.settings import is_schedule
+from ..optimizers.whole import uninterrupted
 
+TORCHS = frozenset({"_is_initial", "_get_lr_called_within_step"})  # in every state of torch but those of compositions
 DEPRECATED = "the epoch argument of step() is deprecated in torch; call step() without it"
 
 
@@ -54,10 +56,13 @@ class LRScheduler:
     _bound: frozenset[str] = frozenset()  # attributes that _bind makes
     _not_saved: frozenset[str] = frozenset({"optimizer", "_made_at"})  # what else state_dict leaves out
     _not_torchs: frozenset[str] = frozenset()  # what a state of torch does not have
+    _only_torchs: frozenset[str] = TORCHS | {"verbose"}  # what it may have beside, without a meaning here
+    _numbered = "base_lrs"  # has an entry for each group that has initial_lr
+    _counts: Mapping[str, int] = {"last_epoch": -1, "_step_count": 0}  # whole numbers of a state, and the least of each
+    _lists: Mapping[str, Any] = {"base_lrs": nonnegative, "_last_lr": number}  # with one for each group, and its check
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
-        if isinstance(last_epoch, bool) or not isinstance(last_epoch, int) or last_epoch < -1:
-            raise ValueError(f"last_epoch must be an integer of at least -1, got {last_epoch!r}")
+        last_epoch = whole("last_epoch", last_epoch, -1)
         with all_or_nothing(optimizer) as groups:
             for index, group in enumerate(groups):
                 if last_epoch != -1 and "initial_lr" not in group:
@@ -67,7 +72,7 @@ class LRScheduler:
                        for group in groups]
             self.base_lrs = vars(self).get("base_lrs", initial)  # some bring their own
             self.last_epoch = last_epoch
-            self._made_at, self._step_count = optimizer.step_count, 1
+            self._made_at, self._step_count = optimizer._tried(), 1
             self._bind()
             if last_epoch == -1:
                 self._begin()
@@ -107,10 +112,9 @@ class LRScheduler:
         """The values of a group that this scheduler sets; a group that was just added has no `initial_lr`."""
         return {name: group[name] for name in ("lr", "initial_lr") if name in group}
 
-    def _drive(self, groups):
-        """Sets in the groups what was set last; for a state that does not have it."""
-        for group, rate in zip(groups, self._last_lr, strict=True):
-            group["lr"] = rate
+    def _last_values(self, groups):
+        """The values of the groups that were set last; for a state that does not have them."""
+        return [{"lr": rate} for rate in self._last_lr]
 
     # ---- steps
 
@@ -132,7 +136,7 @@ class LRScheduler:
         self._step_count += 1
 
     def _check_order(self):
-        if self.optimizer.step_count == self._made_at:
+        if self.optimizer._tried() == self._made_at:  # a step that was skipped was called too
             warnings.warn(
                 "lr_scheduler.step() was called before optimizer.step(): the first value of the schedule is "
                 "skipped. Call optimizer.step() first.",
@@ -175,51 +179,105 @@ class LRScheduler:
         self._bind()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the optimizer, under torch's names, and the rates that the groups have now."""
+        """Everything but the optimizer, under torch's names, the rates that the groups have now, and the class."""
         state = {name: copy.copy(vars(self)[name]) for name in self._saved()}
-        return {**state, "_groups": [self._driven(group) for group in self.optimizer.param_groups]}
+        driven = [self._driven(group) for group in self.optimizer.param_groups]
+        return {**state, "_groups": driven, "_class": self._class()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Loads what `state_dict` of the same scheduler made, here or in torch, and sets the rates that it has.
 
         Raises:
-            TypeError, ValueError: the state is of other groups, or of another scheduler; nothing was changed.
+            TypeError, ValueError: the state is of other groups or of another scheduler, has no entry of some name or
+                one that is not known, or an entry cannot be; nothing was changed.
         """
-        self._adopt(self._fitted(state_dict))
+        fitted = self._fitted(state_dict)
+        with uninterrupted():
+            self._adopt(fitted)
 
     def _saved(self):
         return [name for name in vars(self) if name not in self._bound and name not in self._not_saved]
 
+    @classmethod
+    def _class(cls):
+        """The scheduler that a state is of; a class of the user's may be renamed."""
+        return next(base.__name__ for base in cls.__mro__ if base.__module__.startswith("fastopt."))
+
+    def _is_ours(self, state):
+        """Whether a state was made here, and not by torch, which keeps what it was given."""
+        return ("_groups" in state or "_class" in state) and not TORCHS & set(state)
+
     def _fitted(self, state):
-        """A state as attributes, and the values of the groups if it has them; raises if it does not fit."""
-        own = self._saved()
-        missing = [name for name in own if name not in state and name not in self._not_torchs]
+        """A state as attributes, and the values of the groups; raises if it does not fit."""
+        name, own = type(self).__name__, self._saved()
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state_dict of {name} must be a dict, got {type(state).__name__}")
+        ours, groups = self._is_ours(state), self.optimizer.param_groups
+        wanted = [*own, "_groups", "_class"] if ours else [key for key in own if key not in self._not_torchs]
+        missing = [key for key in wanted if key not in state]
         if missing:
-            raise ValueError(f"state_dict of {type(self).__name__} lacks {', '.join(missing)}")
-        groups = len(self.optimizer.param_groups)
-        fitted = {name: copy.copy(state[name]) for name in own if name in state}
-        for name in ("base_lrs", "_last_lr"):
-            if name in fitted:
-                fitted[name] = [number(name, rate) for rate in fitted[name]]
-                theirs = len(state.get("_groups", fitted[name]))
-                if theirs != groups:
-                    raise ValueError(f"state_dict is of {theirs} groups, the optimizer has {groups}")
+            raise ValueError(f"state_dict of {name} lacks {', '.join(missing)}")
+        unknown = [key for key in state if key not in {*own, *self._only_torchs, "_groups", "_class"}]
+        if unknown:
+            raise ValueError(f"state_dict of {name} has {', '.join(map(str, unknown))}, which it does not know")
+        if ours and state["_class"] != self._class():
+            raise ValueError(f"state_dict is of {state['_class']}, not of {self._class()}: see _class")
+        fitted = {key: copy.copy(state[key]) for key in own if key in state}
+        for key, least in self._counts.items():
+            if key in fitted:
+                fitted[key] = whole(key, fitted[key], least)
+        theirs = len(listed("_groups", state["_groups"])) if ours else None
+        if theirs not in (None, len(groups)):
+            raise ValueError(f"state_dict is of {theirs} groups, the optimizer has {len(groups)}: see _groups")
+        for key, check in self._lists.items():
+            if key in fitted:
+                fitted[key] = [check(f"{key}[{i}]", each) for i, each in enumerate(listed(key, fitted[key]))]
+                count = len(fitted[key])
+                if not ours and count != len(groups):
+                    raise ValueError(f"state_dict is of {count} groups, the optimizer has {len(groups)}: see {key}")
+                if not 0 < count <= len(groups):  # fewer than groups: some were added since
+                    raise ValueError(f"{key} has {count} numbers for {len(groups)} groups")
         trial = object.__new__(type(self))
         vars(trial).update(vars(self))
         vars(trial).update(fitted)
         trial._bind()
-        return vars(trial), state.get("_groups")
+        values = self._fitted_groups(state["_groups"], fitted) if ours else trial._last_values(groups)
+        return vars(trial), values, ours
+
+    def _fitted_groups(self, saved, fitted):
+        """The values of the groups that a state has, checked."""
+        groups, known, result = self.optimizer.param_groups, len(fitted.get(self._numbered, ())), []
+        for index, (group, values) in enumerate(zip(groups, saved, strict=True)):
+            label, driven = f"_groups[{index}]", self._driven(group)
+            if not isinstance(values, Mapping):
+                raise TypeError(f"{label} must be a dict, got {type(values).__name__}")
+            late = ("initial_lr", "swa_lr") if index >= known else ()  # a group that was just added has none yet
+            missing = [name for name in driven if name not in values and name not in late]
+            unknown = [name for name in values if name not in {*driven, "initial_lr"}]
+            if missing:
+                raise ValueError(f"{label} of state_dict lacks {missing[0]}")
+            if unknown:
+                raise ValueError(f"{label} of state_dict has {unknown[0]}, which {type(self).__name__} does not set")
+            result.append({name: driven_value(f"{label}: {name}", value, group.get(name))
+                           for name, value in values.items()})
+        return result
 
     def _adopt(self, fitted):
-        attributes, values = fitted
+        attributes, values, ours = fitted
         vars(self).update(attributes)
-        groups = self.optimizer.param_groups
-        if values is None:
-            self._drive(groups)
-            return
-        for group, saved in zip(groups, values, strict=True):
-            group.pop("initial_lr", None)
-            group.update({name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()})
+        for group, saved in zip(self.optimizer.param_groups, values, strict=True):
+            if ours:
+                group.pop("initial_lr", None)
+            group.update(saved)
+
+
+def driven_value(name, value, like):
+    """A value of a group from a state: a rate, a momentum, or betas."""
+    if not isinstance(like, (list, tuple)):
+        return (fraction if name.endswith(" momentum") else nonnegative)(name, value)
+    if len(listed(name, value)) != len(like):
+        raise ValueError(f"{name} must be {len(like)} numbers, got {value!r}")
+    return tuple(fraction(f"{name}[{index}]", part) for index, part in enumerate(value))
 
 
 class Scheduled(LRScheduler):
@@ -252,10 +310,18 @@ def all_or_nothing(optimizer: Any) -> Iterator[list[dict[str, Any]]]:
 
 # ---- arguments
 
+def listed(name, value):
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"{name} must be a list, got {shown(value)}")
+    return value
+
+
 def whole(name, value, least=1):
-    if isinstance(value, bool) or not hasattr(type(value), "__index__") or value.__index__() < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-    return value.__index__()
+    given = integer(value)
+    if given is None or given < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {shown(value)}")
+    number(name, given)  # schedules compute in double
+    return given
 
 
 def group_count(optimizer):
@@ -272,11 +338,11 @@ def for_each_group(name, value, optimizer, check=number):
     return [check(f"{name}[{index}]", part) for index, part in enumerate(value)]
 
 
-def extended(name, values, groups):
-    """The values with those of groups added since, which get what all groups have."""
-    if len(values) < groups:
-        if any(value != values[0] for value in values):
+def extend(groups, **lists):
+    """Gives groups added since what all groups have; raises before it does where they differ."""
+    for name, values in lists.items():
+        if len(values) < groups and any(value != values[0] for value in values):
             raise ValueError(f"{name} was given for {len(values)} groups, the optimizer has {groups} now: "
                              f"make another scheduler")
+    for values in lists.values():
         values += values[:1] * (groups - len(values))
-    return values

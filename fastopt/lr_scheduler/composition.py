@@ -1,11 +1,11 @@
 """Schedulers of schedulers: one after another, or all at every step. They may be nested."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..optimizers.base import Optimizer
-from .base import LRScheduler, Scheduled, all_or_nothing, whole
+from .base import LRScheduler, Scheduled, all_or_nothing, listed, whole
 from .metrics import Metric
 
 
@@ -13,6 +13,8 @@ class Composition(Scheduled):
     """Base of these: the schedulers, and their states."""
 
     _not_saved = Scheduled._not_saved | {"_schedulers"}
+    _numbered = "_last_lr"
+    _only_torchs = Scheduled._only_torchs | {"_schedulers"}
 
     def _take(self, schedulers, optimizer):
         """Checks that the schedulers can be driven together, and returns the optimizer."""
@@ -35,12 +37,23 @@ class Composition(Scheduled):
         """See `LRScheduler`; `_schedulers` has the states of the schedulers."""
         return {**super().state_dict(), "_schedulers": [scheduler.state_dict() for scheduler in self._schedulers]}
 
+    def _is_ours(self, state):
+        return super()._is_ours(state) and all(scheduler._is_ours(its) for scheduler, its in zip(
+            self._schedulers, state["_schedulers"], strict=True))
+
     def _fitted(self, state):
-        saved = state.get("_schedulers", ())
+        if not isinstance(state, Mapping) or "_schedulers" not in state:
+            raise ValueError(f"state_dict of {type(self).__name__} lacks _schedulers")
+        saved = listed("_schedulers", state["_schedulers"])
         if len(saved) != len(self._schedulers):
             raise ValueError(f"state_dict has {len(saved)} schedulers, this {type(self).__name__} has "
                              f"{len(self._schedulers)}")
-        fits = [scheduler._fitted(its) for scheduler, its in zip(self._schedulers, saved, strict=True)]
+        fits = []
+        for index, (scheduler, its) in enumerate(zip(self._schedulers, saved, strict=True)):
+            try:
+                fits.append(scheduler._fitted(its))
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"_schedulers[{index}]: {error}") from None
         return *super()._fitted(state), fits
 
     def _adopt(self, fitted):

@@ -1,15 +1,15 @@
 """Schedulers that set rates anew at every step, whatever they were: restarts, cycles, one cycle."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .. import schedules
 from ..optimizers.base import Optimizer
 from ..optimizers.checks import closed_fraction, flag, fraction, nonnegative, one_of, positive
 from ..optimizers.settings import is_schedule
-from .base import Scheduled, all_or_nothing, extended, for_each_group, whole
-from .lambdas import attributes, set_attributes
+from .base import Scheduled, all_or_nothing, extend, for_each_group, whole
+from .lambdas import attributes, fitted_attributes, set_attributes
 
 
 class CosineAnnealingWarmRestarts(Scheduled):
@@ -48,7 +48,14 @@ class CosineAnnealingWarmRestarts(Scheduled):
 
     def _bind(self):
         self.T_0, self.T_mult = whole("T_0", self.T_0), whole("T_mult", self.T_mult)
-        self.eta_min = nonnegative("eta_min", self.eta_min)
+        self.eta_min, self.T_i = nonnegative("eta_min", self.eta_min), whole("T_i", self.T_i)
+        if nonnegative("T_cur", self.T_cur) > self.T_i:
+            raise ValueError(f"T_cur must be at most T_i ({self.T_i}), got {self.T_cur!r}")
+        length = self.T_0
+        while self.T_mult > 1 and length < self.T_i:
+            length *= self.T_mult
+        if length != self.T_i:
+            raise ValueError(f"T_i must be T_0 ({self.T_0}) times a power of T_mult ({self.T_mult}), got {self.T_i}")
         self._wave = schedules.cosine_annealing_schedule(1.0, self.T_i)._value
 
     def _place(self, passed, length):
@@ -103,6 +110,13 @@ class Cycling(Scheduled):
     max_momentums: list[float]
 
     _bound = frozenset({"_rise", "_risen"})
+    _lists = {**Scheduled._lists, "max_lrs": nonnegative, "base_momentums": fraction, "max_momentums": fraction}
+
+    def _bind(self):
+        if flag("cycle_momentum", self.cycle_momentum) != ("base_momentums" in vars(self)):
+            raise ValueError(f"cycle_momentum is {self.cycle_momentum} in the state_dict and the other here")
+        if self.cycle_momentum:
+            flag("use_beta1", self.use_beta1)
 
     def _read_momenta(self, optimizer, cycle_momentum, base_momentum, max_momentum):
         self.cycle_momentum = flag("cycle_momentum", cycle_momentum)
@@ -130,7 +144,7 @@ class Cycling(Scheduled):
         if cycled:
             x, lowest, highest = self._risen, self.base_momentums, self.max_momentums
             if len(groups) != len(lowest):
-                extended("base_momentum", lowest, len(groups)), extended("max_momentum", highest, len(groups))
+                extend(len(groups), base_momentum=lowest, max_momentum=highest)
         for group in groups:  # all in one loop: super()._set() would take 0.1 µs more
             group["lr"] = rates[index]
             if cycled:
@@ -146,10 +160,22 @@ class Cycling(Scheduled):
         driven, name = super()._driven(group), momentum_of(group)
         return {**driven, name: group[name]} if self.cycle_momentum else driven
 
-    def _drive(self, groups):
-        if self.last_epoch >= 0:  # torch has -1 for those of a SequentialLR that have not begun
-            self._rates(self.last_epoch)
-            self._set(self.last_epoch, self._last_lr)
+    def _last_values(self, groups):
+        if self.last_epoch < 0:  # torch has -1 for those of a SequentialLR that have not begun
+            return [{} for _ in groups]
+        self._rates(self.last_epoch)
+        values = super()._last_values(groups)
+        if self.cycle_momentum:
+            x = self._risen
+            for its, group, low, high in zip(values, groups, self.base_momentums, self.max_momentums, strict=True):
+                momentum = high * (1.0 - x) + low * x
+                its |= {"betas": (momentum, *group["betas"][1:])} if "betas" in group else {"momentum": momentum}
+        return values
+
+
+def mark_initial(groups, rates):
+    for group, rate in zip(groups, rates, strict=True):
+        group.setdefault("initial_lr", rate)
 
 
 def momentum_of(group):
@@ -212,13 +238,19 @@ class CyclicLR(Cycling):
             super().__init__(optimizer, last_epoch)
 
     def _bind(self):
+        super()._bind()
         one_of("cycle", "iterations")("scale_mode", self.scale_mode)
-        up, custom = round(self.step_ratio * self.total_size), self._scale_fn_custom
-        down = round(self.total_size) - up
+        positive("gamma", self.gamma)
+        size, ratio = positive("total_size", self.total_size), closed_fraction("step_ratio", self.step_ratio)
+        up, custom = round(ratio * size), self._scale_fn_custom
+        down = round(size) - up
+        if not 0 < up < round(size) == size or abs(ratio * size - up) > 1e-9 * size:
+            raise ValueError("total_size and step_ratio must give whole numbers of steps up and down, "
+                             f"got {size!r} and {ratio!r}")
         if custom is None:
             one_of("triangular", "triangular2", "exp_range")("mode", self.mode)
             self.scale_mode = "iterations" if self.mode == "exp_range" else "cycle"
-            self._rise = schedules.cyclic_schedule(0.0, 1.0, up, down, self.mode, positive("gamma", self.gamma))._value
+            self._rise = schedules.cyclic_schedule(0.0, 1.0, up, down, self.mode, self.gamma)._value
             return
         if not callable(custom):
             raise TypeError(f"scale_fn must be a function, got {custom!r}")
@@ -228,7 +260,8 @@ class CyclicLR(Cycling):
     def _rates(self, t):
         groups, lowest, highest = self.optimizer.param_groups, self.base_lrs, self.max_lrs
         if len(groups) != len(lowest):
-            extended("base_lr", lowest, len(groups)), extended("max_lr", highest, len(groups))
+            extend(len(groups), base_lr=lowest, max_lr=highest)
+            mark_initial(groups, lowest)
         x = self._risen = self._rise(t)
         rates, index = [], 0
         for low in lowest:
@@ -241,7 +274,10 @@ class CyclicLR(Cycling):
         return {**super().state_dict(), "_scale_fn_custom": attributes(self._scale_fn_custom)}
 
     def _fitted(self, state):
-        return *super()._fitted({**state, "_scale_fn_custom": self._scale_fn_custom}), state.get("_scale_fn_custom")
+        if not isinstance(state, Mapping) or "_scale_fn_custom" not in state:
+            raise ValueError(f"state_dict of {type(self).__name__} lacks _scale_fn_custom")
+        saved = fitted_attributes("_scale_fn_custom", state["_scale_fn_custom"], self._scale_fn_custom)
+        return *super()._fitted({**state, "_scale_fn_custom": self._scale_fn_custom}), saved
 
     def _adopt(self, fitted):
         *fitted, saved = fitted
@@ -300,6 +336,7 @@ class OneCycleLR(Cycling):
     max_lrs: list[float]
 
     _bound = Cycling._bound | {"_wave"}
+    _only_torchs = Cycling._only_torchs | {"_schedule_phases"}
     _not_torchs = frozenset({"max_lrs", "base_momentums", "max_momentums", "div_factor", "final_div_factor",
                              "pct_start", "three_phase"})
 
@@ -327,8 +364,12 @@ class OneCycleLR(Cycling):
             super().__init__(optimizer, last_epoch)
 
     def _bind(self):
+        super()._bind()
         one_of("cos", "linear")("anneal_strategy", self._anneal_func_type)
         self.total_steps = whole("total_steps", self.total_steps)
+        if self.last_epoch > self.total_steps:
+            raise ValueError(f"last_epoch must be at most total_steps, which is {self.total_steps}, "
+                             f"got {self.last_epoch}")
         self.pct_start = closed_fraction("pct_start", self.pct_start)
         if flag("three_phase", self.three_phase) and self.pct_start > 0.5:
             raise ValueError(f"pct_start must be at most 0.5 in three phases, got {self.pct_start!r}")
@@ -343,7 +384,8 @@ class OneCycleLR(Cycling):
             raise ValueError(f"step() was called {t} times, more than total_steps, which is {self.total_steps}")
         groups, highest, f = self.optimizer.param_groups, self.max_lrs, self._wave(t)
         if len(groups) != len(highest):
-            extended("max_lr", highest, len(groups)), extended("max_lr", self.base_lrs, len(groups))
+            extend(len(groups), max_lr=highest, base_lr=self.base_lrs)
+            mark_initial(groups, self.base_lrs)
         if self.cycle_momentum:
             self._risen = self._rise(t)
         rates = []

@@ -1,7 +1,7 @@
 """Schedulers that multiply the current rate: each is a schedule that starts from 1."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from .. import schedules
 from ..optimizers.base import Optimizer
@@ -156,11 +156,16 @@ class MultiStepLR(Factor):
                  last_epoch: int = -1) -> None:
         if not hasattr(milestones, "__iter__"):
             raise TypeError(f"milestones must be a sequence of steps, got {milestones!r}")
+        if not isinstance(milestones, Mapping):
+            milestones = [whole("milestones", at, 0) for at in milestones]
         self.milestones, self.gamma = Counter(milestones), gamma
         super().__init__(optimizer, last_epoch)
 
     def _schedule(self):
-        counts = {whole("milestones", at, 0): count for at, count in self.milestones.items()}
+        if not isinstance(self.milestones, Mapping):
+            raise TypeError(f"milestones must be a Counter of steps, got {self.milestones!r}")
+        counts = {whole("milestones", at, 0): whole(f"milestones[{at!r}]", count)
+                  for at, count in self.milestones.items()}
         self.milestones, self.gamma = Counter(counts), nonnegative("gamma", self.gamma)
         return schedules.multistep_schedule(1.0, list(self.milestones.elements()), self.gamma)
 

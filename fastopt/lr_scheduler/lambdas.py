@@ -1,11 +1,12 @@
 """Schedulers of functions: LambdaLR and MultiplicativeLR."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..optimizers.base import Optimizer
 from ..optimizers.checks import number
-from .base import Scheduled, extended, group_count
+from .base import Scheduled, extend, group_count, listed
 
 Function = Callable[[int], float]
 
@@ -32,17 +33,21 @@ class Functions(Scheduled):
         return {**super().state_dict(), "lr_lambdas": [attributes(function) for function in self.lr_lambdas]}
 
     def _fitted(self, state):
-        saved = state.get("lr_lambdas")
-        if saved is None:
+        if not isinstance(state, Mapping) or "lr_lambdas" not in state:
             raise ValueError(f"state_dict of {type(self).__name__} lacks lr_lambdas")
-        if len(state.get("_groups", saved)) != len(self.lr_lambdas) or len(saved) > len(self.lr_lambdas):
+        saved = listed("lr_lambdas", state["lr_lambdas"])
+        groups = state.get("_groups", saved)
+        grown = isinstance(groups, list) and len(groups) == len(self.lr_lambdas) > len(saved) > 0
+        if len(saved) != len(self.lr_lambdas) and not grown:
             raise ValueError(f"state_dict has {len(saved)} lr_lambdas, this scheduler {len(self.lr_lambdas)}")
+        saved = [fitted_attributes(f"lr_lambdas[{index}]", values, function)  # it may lack new groups
+                 for index, (values, function) in enumerate(zip(saved, self.lr_lambdas, strict=False))]
         return *super()._fitted({**state, "lr_lambdas": self.lr_lambdas}), saved
 
     def _adopt(self, fitted):
         *fitted, saved = fitted
         super()._adopt(fitted)
-        for function, values in zip(self.lr_lambdas, saved, strict=False):  # it may lack new groups
+        for function, values in zip(self.lr_lambdas, saved, strict=False):
             set_attributes(function, values)
 
 
@@ -70,7 +75,8 @@ class LambdaLR(Functions):
     def _rates(self, t):
         groups, bases, functions = self.optimizer.param_groups, self.base_lrs, self.lr_lambdas
         if len(bases) != len(groups):
-            bases, functions = self._bases(groups), extended("lr_lambda", functions, len(groups))
+            extend(len(groups), lr_lambda=functions)
+            bases = self._bases(groups)
         rates, index = [], 0
         for base in bases:
             rates.append(base * functions[index](t))
@@ -102,8 +108,8 @@ class MultiplicativeLR(Functions):
     def _rates(self, t):
         groups, functions = self.optimizer.param_groups, self.lr_lambdas
         if len(self.base_lrs) != len(groups):
+            extend(len(groups), lr_lambda=functions)
             self._bases(groups)
-            functions = extended("lr_lambda", functions, len(groups))
         rates, index = [], 0
         for group in groups:
             rates.append(group["lr"] * functions[index](t))
@@ -124,7 +130,18 @@ def attributes(function: Any) -> dict[str, Any] | None:
     return None if hasattr(function, "__code__") or not hasattr(function, "__dict__") else dict(vars(function))
 
 
-def set_attributes(function: Any, saved: Mapping[str, Any] | None) -> None:
+def fitted_attributes(name: str, saved: Any, function: Any) -> dict[str, Any]:
+    """Attributes from a state, copied; raises if the callable cannot take them, or has some that the state lacks."""
+    if saved is not None and not isinstance(saved, Mapping):
+        raise TypeError(f"{name} must be a dict of attributes or None, got {saved!r}")
+    if saved and attributes(function) is None:
+        raise ValueError(f"{name} has attributes, but here it is {function!r}, which keeps none in a state")
+    if saved is None and attributes(function):
+        raise ValueError(f"{name} must be a dict with the attributes of {function!r}, got None")
+    return copy.deepcopy(dict(saved or {}))
+
+
+def set_attributes(function: Any, saved: Mapping[str, Any]) -> None:
     """The reverse."""
     if saved:
         vars(function).update(saved)

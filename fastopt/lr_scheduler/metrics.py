@@ -3,12 +3,12 @@
 import math
 import warnings
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..optimizers.base import Optimizer
-from ..optimizers.checks import flag, nonnegative, number, one_of
-from .base import DEPRECATED, Scheduled, all_or_nothing, extended, for_each_group, whole
+from ..optimizers.checks import flag, nonnegative, number, one_of, real
+from .base import DEPRECATED, Scheduled, all_or_nothing, extend, for_each_group, listed, whole
 
 
 class Metric(Scheduled):
@@ -18,6 +18,9 @@ class Metric(Scheduled):
     threshold: float
     threshold_mode: str
     best: float
+
+    _counts = {"last_epoch": 0, "cooldown_counter": 0, "num_bad_epochs": 0}
+    _lists = {"_last_lr": number, "min_lrs": nonnegative, "max_lrs": nonnegative, "_init_lrs": nonnegative}
 
     def _start(self, optimizer):
         with all_or_nothing(optimizer) as groups:
@@ -35,29 +38,32 @@ class Metric(Scheduled):
             raise ValueError(f"factor must be more than 0 and less than 1, got {self.factor!r}")
         self.patience, self.cooldown = whole("patience", self.patience, 0), whole("cooldown", self.cooldown, 0)
         self.eps = nonnegative("eps", self.eps)
+        self.best = real("best", self.best)
+        if math.isnan(self.best):  # a metric that is NaN is never the best
+            raise ValueError("best must be a number, got nan")
 
     def _worst(self):
         return math.inf if self.mode == "min" else -math.inf
 
     def _is_better(self, metric):
-        sign = -1.0 if self.mode == "min" else 1.0
-        if self.threshold_mode == "rel":
-            bound = self.best * (1.0 + sign * self.threshold)
+        """Whether a metric is beyond the best by the threshold: by more than nothing, whatever the sign of the best."""
+        sign, best = -1.0 if self.mode == "min" else 1.0, self.best
+        if math.isinf(best):  # there was none yet
+            bound = best
+        elif self.threshold_mode == "rel":
+            bound = best * (1.0 + (sign if best > 0.0 else -sign) * self.threshold)
         else:
-            bound = self.best + sign * self.threshold
+            bound = best + sign * self.threshold
         return sign * metric > sign * bound
 
     def _count(self, metrics, epoch):
         """Checks the metric and counts the step."""
-        try:
-            metric = float(metrics)
-        except (TypeError, ValueError):
-            raise TypeError(f"metrics must be a number, got {metrics!r}") from None
+        metric = real("metrics", metrics)
         if epoch is None:
             epoch = self.last_epoch + 1
         else:
             warnings.warn(DEPRECATED, UserWarning, stacklevel=3)
-        self.last_epoch = epoch
+        self.last_epoch = whole("epoch", epoch, 0)
         return metric
 
     def _note(self):
@@ -72,8 +78,9 @@ class ReduceLROnPlateau(Metric):
         mode: "min": less is better; "max": more.
         factor: above 0 and below 1.
         patience: how many steps without a better metric are allowed.
-        threshold: by how much a metric must be better than the best to count.
-        threshold_mode: "rel": by that part of the best; "abs": by that much.
+        threshold: by how much a metric must be better than the best to count; the first always does.
+        threshold_mode: "rel": by that part of the best's size, which is above 0 for a best below 0 too (where torch
+            counts what is worse as better); "abs": by that much.
         cooldown: how many steps after a reduction do not count.
         min_lr: the lowest rate, or a list with one for each group.
         eps: a reduction by no more than this is not made.
@@ -100,10 +107,17 @@ class ReduceLROnPlateau(Metric):
         self.mode, self.factor, self.patience, self.cooldown, self.eps = mode, factor, patience, cooldown, eps
         self.threshold, self.threshold_mode = threshold, threshold_mode
         self.min_lrs = for_each_group("min_lr", min_lr, optimizer, nonnegative)
-        self.default_min_lr = None if isinstance(min_lr, (list, tuple)) else min_lr
+        self.default_min_lr = None if isinstance(min_lr, (list, tuple)) else nonnegative("min_lr", min_lr)
         self.cooldown_counter = self.num_bad_epochs = 0
         self.best = self.mode_worse = self._worst()
         self._start(optimizer)
+
+    def _bind(self):
+        super()._bind()
+        if self.default_min_lr is not None:
+            self.default_min_lr = nonnegative("default_min_lr", self.default_min_lr)
+        if real("mode_worse", self.mode_worse) != self._worst():
+            raise ValueError(f"mode_worse must be {self._worst()!r} for mode {self.mode!r}, got {self.mode_worse!r}")
 
     def step(self, metrics: float, epoch: int | None = None) -> None:  # type: ignore[override]
         """Takes a metric into account. Call it after `optimizer.step()`, as often as there is one.
@@ -112,7 +126,8 @@ class ReduceLROnPlateau(Metric):
             metrics: a number.
             epoch: the number of this step (deprecated in torch).
         """
-        least = extended("min_lr", self.min_lrs, len(self.optimizer.param_groups))
+        least = self.min_lrs
+        extend(len(self.optimizer.param_groups), min_lr=least)
         metric = self._count(metrics, epoch)
         if self._is_better(metric):
             self.best, self.num_bad_epochs = metric, 0
@@ -147,8 +162,9 @@ class GreedyLR(Metric):
         mode: "min": less is better; "max": more.
         factor: above 0 and below 1.
         patience: how many steps in a row do not change the rate yet.
-        threshold: by how much a metric must be better than the best to count.
-        threshold_mode: "rel": by that part of the best; "abs": by that much.
+        threshold: by how much a metric must be better than the best to count; the first always does.
+        threshold_mode: "rel": by that part of the best's size, which is above 0 for a best below 0 too (where torch
+            counts what is worse as better); "abs": by that much.
         cooldown: how many steps after a decrease do not count.
         warmup: how many steps after an increase do not count.
         min_lr: the lowest rate, or a list with one for each group.
@@ -173,6 +189,8 @@ class GreedyLR(Metric):
     """
 
     _not_saved = Metric._not_saved | {"_window"}
+    _only_torchs = Metric._only_torchs | {"_streaming_avg"}
+    _counts = {**Metric._counts, "num_good_epochs": 0, "warmup_counter": 0, "reset_start": 0}
 
     def __init__(self, optimizer: Optimizer, mode: str = "min", factor: float = 0.95, patience: int = 10,
                  threshold: float = 1e-6, threshold_mode: str = "abs", cooldown: int = 0, warmup: int = 0,
@@ -190,7 +208,7 @@ class GreedyLR(Metric):
 
     def _bind(self):
         super()._bind()
-        flag("smooth", self.smooth)
+        flag("smooth", self.smooth), flag("verbose", self.verbose)
         self.warmup, self.window_size = whole("warmup", self.warmup, 0), whole("window_size", self.window_size)
         self.reset_start_original = whole("reset_start", self.reset_start_original, 0)
 
@@ -209,14 +227,14 @@ class GreedyLR(Metric):
         """
         groups = self.optimizer.param_groups
         if len(groups) != len(self._init_lrs):
-            extended("min_lr", self.min_lrs, len(groups)), extended("max_lr", self.max_lrs, len(groups))
+            extend(len(groups), min_lr=self.min_lrs, max_lr=self.max_lrs)
             self._init_lrs += [number("lr", group["lr"]) for group in groups[len(self._init_lrs):]]
         metric = self._count(metrics, epoch)
         if self.smooth:
             self._window.append(metric)
             if len(self._window) > self.window_size:
                 self._window.popleft()
-            metric = math.fsum(self._window) / len(self._window)
+            metric = mean(self._window)
         if self.cooldown_counter > 0 or self.warmup_counter > 0:
             if self.cooldown_counter > 0:
                 self.cooldown_counter -= 1
@@ -261,14 +279,42 @@ class GreedyLR(Metric):
         state = super().state_dict()
         if self.smooth:
             values = list(self._window)
-            state["_streaming_avg"] = {"window_size": self.window_size, "values": values, "sum": math.fsum(values)}
+            state["_streaming_avg"] = {"window_size": self.window_size, "values": values, "sum": total(values)}
         return state
 
     def _fitted(self, state):
-        values = state.get("_streaming_avg", {}).get("values", ())
-        return *super()._fitted(state), deque(number("_streaming_avg", value) for value in values)
+        fitted = super()._fitted(state)
+        if not fitted[0]["smooth"]:
+            if "_streaming_avg" in state:
+                raise ValueError("state_dict of GreedyLR has _streaming_avg, but smooth is False")
+            return *fitted, deque()
+        saved = state.get("_streaming_avg")
+        if not isinstance(saved, Mapping) or set(saved) != {"window_size", "values", "sum"}:
+            raise ValueError(f"_streaming_avg must be a dict of window_size, values and sum where smooth is True, "
+                             f"got {saved!r}")
+        real("_streaming_avg: sum", saved["sum"])
+        values = [real(f"_streaming_avg: values[{index}]", value)
+                  for index, value in enumerate(listed("_streaming_avg: values", saved["values"]))]
+        size = whole("_streaming_avg: window_size", saved["window_size"])
+        if size != fitted[0]["window_size"] or len(values) > size:
+            raise ValueError(f"_streaming_avg has a window_size of {size} and {len(values)} values, window_size is "
+                             f"{fitted[0]['window_size']}")
+        return *fitted, deque(values)
 
     def _adopt(self, fitted):
         *fitted, window = fitted
         super()._adopt(fitted)
         self._window = window
+
+
+def total(values):
+    """The sum, rounded once; where it is beyond a float or has infinities in it, as they are added."""
+    try:
+        return math.fsum(values)
+    except (OverflowError, ValueError):
+        return sum(values)
+
+
+def mean(values):
+    result = total(values) / len(values)
+    return result if math.isfinite(result) else sum(value / len(values) for value in values)

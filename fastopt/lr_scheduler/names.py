@@ -67,9 +67,10 @@ def get_scheduler(name: str, optimizer: Optimizer, num_warmup_steps: int | None 
     given = {"num_warmup_steps": num_warmup_steps, "num_training_steps": num_training_steps}
     for argument, value in given.items():
         if value is not None:
-            whole(argument, value, 0)
+            given[argument] = whole(argument, value, 0)
         elif argument in needs:
             raise ValueError(f"{name!r} needs {argument}")
+    num_warmup_steps, num_training_steps = given.values()
     if None not in given.values() and num_warmup_steps > num_training_steps:  # type: ignore[operator]
         raise ValueError(f"num_warmup_steps must be at most num_training_steps ({num_training_steps!r}), "
                          f"got {num_warmup_steps!r}")

@@ -51,6 +51,7 @@ class Optimizer(Hooked, Threaded):
 
     integer_step: ClassVar[bool] = False  # True: a checkpoint of torch has the step count as an int
     _pipeline: Any = None  # the stages of a step, where some were set
+    _left_out = 0  # steps that a GradScaler did not make, after unscale_() found what is not finite
     same_order: ClassVar[bool] = False  # True: a checkpoint must have the parameters in the order of this optimizer
     eager_state: ClassVar[bool] = False  # True: a checkpoint of torch has the state before the first gradient
 
@@ -317,6 +318,11 @@ class Optimizer(Hooked, Threaded):
             if self._has_state(position):
                 self._plan.set_step(position, count)
         self._count = count
+
+    def _tried(self):
+        """Steps made and steps skipped: another number tells that `step` was called."""
+        skipped = 0 if self._pipeline is None else self.last_step.skipped_steps
+        return self.step_count + skipped + self._left_out
 
     # ---- gradients
 

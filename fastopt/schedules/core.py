@@ -9,7 +9,7 @@ from typing import Annotated, Any, Concatenate, ParamSpec
 
 import numpy as np
 
-from ..optimizers.checks import number, whole
+from ..optimizers.checks import integer, number, real, whole
 
 Arguments = ParamSpec("Arguments")
 
@@ -58,7 +58,8 @@ class Array:
     def each(function):
         if isinstance(function, Schedule):
             return function.preview
-        return lambda steps: np.fromiter(map(function, map(plain, steps.tolist())), np.float64, steps.size)
+        return lambda steps: np.fromiter((real("a value", function(plain(step))) for step in steps.tolist()),
+                                         np.float64, steps.size)
 
     @staticmethod
     def switch(index, formulas, steps):
@@ -68,6 +69,12 @@ class Array:
             if here.any():
                 values[here] = formula(steps[here])
         return values
+
+
+def number_of(step):
+    """A step of any type as an int, where it is whole in its type, or a float."""
+    whole = integer(step)
+    return real("step", step) if whole is None else whole
 
 
 def plain(step):
@@ -89,6 +96,8 @@ class Schedule:
         self._value = make.formula(Scalar, **arguments)
 
     def __call__(self, step: float) -> float:
+        if type(step) is not int and type(step) is not float:
+            step = number_of(step)  # NumPy's short and unsigned ones would wrap around
         if step >= 0:
             return self._value(step)
         raise ValueError(f"step must be a number of at least 0, got {step!r}")
@@ -218,7 +227,8 @@ def steps_of(least):
         x = number(name, given)
         if x < least:
             raise ValueError(f"{name} must be a number of at least {least}, got {given!r}")
-        return int(x) if x == int(x) else x
+        exact = integer(given)
+        return exact if exact is not None else int(x) if x == int(x) else x
 
     return check
 
