@@ -13,8 +13,8 @@ from fastopt.table import METHODS
 HALVES = [0.5, np.float16(0.5), np.float64(0.5), np.array(0.5), np.array([0.5]), np.array([[0.5]], "f"), Fraction(1, 2),
           np.longdouble(0.5), np.array([0.5], object)]
 THREES = [3, 3.0, np.int8(3), np.uint64(3), np.array(3), np.array([3.0]), np.array([[3]], "u1"), Fraction(3)]
-NONE = ["1", b"1", bytearray(b"1"), None, True, np.True_, np.array([True]), 1j, np.array([1j]), np.ones(2), np.ones(0), [],
-        [0.5], {}, object(), np.array(["1"]), np.array([None]), np.ma.masked, np.ma.array([0.5], mask=[True])]
+NONE = ["1", b"1", bytearray(b"1"), None, True, np.True_, np.array([True]), 1j, np.array([1j]), np.ones(2), np.ones(0),
+        [], [0.5], {}, object(), np.array(["1"]), np.array([None]), np.ma.masked, np.ma.array([0.5], mask=[True])]
 LARGE = [10**400, -(10**400), 10**5000, Fraction(10**400)]
 REAL = [checks.real, checks.number]
 WHOLE = [checks.whole, checks.at_least_one, checks.whole_from(-5)]
@@ -57,7 +57,7 @@ def test_parts_that_are_no_numbers(value):
                 check("x", value)
 
 
-@pytest.mark.parametrize("value", [2.5, math.nan, "1", None, True, np.ones(2), [], 10**400, -1, np.array([1.5])], ids=repr)
+@pytest.mark.parametrize("value", [2.5, math.nan, "1", None, True, np.ones(2), [], 10**400, -1], ids=repr)
 def test_integers(value):
     with pytest.raises((TypeError, ValueError), match="^x must be an integer"):
         checks.whole_number(0, 10)("x", value)
