@@ -79,6 +79,7 @@ rules = ["kernels/clean.pxi", "kernels/rules.pxi", "kernels/stages.pxi", "kernel
 extensions = [extension(f"kernels.level_{level}", RULES + flags, rules) for level, flags in LEVELS.items()]
 extensions.append(extension("kernels.cpu", ["-O2"]))
 extensions.append(extension("kernels.plan", ["-O3", "-ffp-contract=off"], walker))
+extensions.append(extension("kernels.checksum", ["-O2"]))
 extensions.append(extension("kernels.rows", ["-O3", "-ffp-contract=off"]))
 extensions.append(extension("kernels.norms", ["-O2", "-ffp-contract=off"], ["kernels/sums.pxi"]))
 extensions.append(extension("kernels.factored", ["-O2"], ["kernels/flush.pxi"]))

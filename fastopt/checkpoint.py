@@ -11,13 +11,10 @@ import fcntl
 import glob
 import json
 import math
-import mmap
 import os
 import secrets
 import stat
-import zlib
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import Any
 
@@ -25,11 +22,12 @@ import numpy as np
 
 from .averages import Average
 from .grad_scaler import GradScaler
-from .kernels.arrays import as_array
+from .kernels.arrays import aligned, as_array
+from .kernels.checksum import xxh64
 from .lr_scheduler import LRScheduler
 from .optimizers.base import Optimizer, Params
 from .optimizers.settings import NOT_TORCHS
-from .optimizers.state import judging
+from .optimizers.state import Given, judging
 from .optimizers.tree import flatten
 from .optimizers.whole import uninterrupted
 
@@ -38,8 +36,9 @@ __all__ = ["load", "save", "to_torch"]
 Progress = Callable[[int, int], Any]
 
 VERSION = 1
-CHUNK = 1 << 23  # bytes that are summed up and written at a time
-SUM = "00000000"  # where the checksum of the header stands in it
+CHUNK = 1 << 20  # bytes that have a checksum, which begins with that before: they stay in cache until they are written
+REPORT = 1 << 23  # bytes after which progress is told
+SUM = b"0" * 16  # where the checksum of the header stands in it
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
           "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1"}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -132,7 +131,7 @@ def load(path: str | os.PathLike, optimizer: Any = None, scheduler: Any = None, 
     See `save` for an example.
     """
     path, wanted = os.fspath(path), given(optimizer, scheduler, ema, scaler)
-    content = opened(path, progress)
+    content = opened(path, {*wanted, *(() if params is None else ("params",)), "extra"}, progress)
     with judging(path):
         commits = [] if params is None else judged_params(content, params)
         for name, part in wanted.items():
@@ -143,7 +142,7 @@ def load(path: str | os.PathLike, optimizer: Any = None, scheduler: Any = None, 
                 raise ValueError(f"it has {count(saved)} {name}, and {count(part)} is asked for")
             commits += [judged(path_of(name, part, i), each, its)
                         for i, (each, its) in enumerate(zip(listed(part), listed(saved), strict=True))]
-        extra = copied(content.get("extra"))
+        extra = usual(content.get("extra"))
     with uninterrupted():
         for commit in commits:
             commit()
@@ -314,7 +313,7 @@ def decoded(node, arrays):
         return {key: decoded(part, arrays) for key, part in node.items()}
     value = node[mark]
     if mark == "$array":
-        array = arrays[value]
+        array = arrays.pop(value)  # each stands for itself: two states must not share memory
         if node.get("complex"):
             array = array.view(f"c{2 * array.dtype.itemsize}").reshape(array.shape[:-1])
         return array
@@ -329,13 +328,13 @@ def decoded(node, arrays):
     return {"$int": int, "$float": float, "$bytes": bytes.fromhex}[mark](value)
 
 
-def copied(node):
-    """The same with copies of the arrays, which stay when the file is closed."""
+def usual(node):
+    """The same with arrays of NumPy's own class."""
     if isinstance(node, np.ndarray):
-        return node.copy()
+        return np.asarray(node)
     if isinstance(node, (list, tuple)):
-        return type(node)(map(copied, node))
-    return {key: copied(part) for key, part in node.items()} if isinstance(node, dict) else node
+        return type(node)(map(usual, node))
+    return {key: usual(part) for key, part in node.items()} if isinstance(node, dict) else node
 
 
 # ---- writing
@@ -379,7 +378,7 @@ def begun(folder, base):
             os.unlink(left)
     while True:
         partial = f"{start}{secrets.token_hex(8)}.partial"
-        file = os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "r+b", 1 << 20)
+        file = os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "w+b", CHUNK // 8)
         fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_nlink:  # nobody took it for one of the dead
             return partial, file
@@ -404,26 +403,35 @@ def fill(file, arrays, content, progress):
         entries[name] = {"dtype": NAMES[array.dtype.str], "shape": list(array.shape),
                          "data_offsets": [at, at + array.nbytes]}
         at += array.nbytes
-    text, done = json.dumps(content, allow_nan=False), 0
-    start = file.seek(8 + len(header(entries, text, [SUM] * len(entries))))
-    with ThreadPoolExecutor(1) as second:  # sums up what is written, meanwhile
-        sums = []
-        for _, array in ordered:
-            value = 0
-            for chunk in chunks(np.ascontiguousarray(array).reshape(-1).view(np.uint8)):
-                summed = second.submit(zlib.crc32, chunk, value) if len(chunk) == CHUNK else None
-                file.write(chunk)
-                value = summed.result() if summed else zlib.crc32(chunk, value)
-                done += len(chunk)
-                if progress is not None and (summed or done == total):
-                    progress(done, total)
-            sums.append(f"{value:08x}")
+    text = json.dumps(content, allow_nan=False)
+    start = file.seek(8 + len(header(entries, text, [SUM.decode()] * len(entries))))
+    tell, sums = Telling(progress, total), []
+    for _, array in ordered:
+        value = 0
+        for chunk in chunks(np.ascontiguousarray(array).reshape(-1).view(np.uint8)):
+            value = xxh64(chunk, value)
+            file.write(chunk)
+            tell(len(chunk))
+        sums.append(f"{value:016x}")
     head = header(entries, text, sums)
     if file.tell() != start + total:
         raise OSError(errno.EIO, "the file did not take all bytes")
     file.seek(0)
     file.write(len(head).to_bytes(8, "little") + head)
     file.flush()
+
+
+class Telling:
+    """Tells a function how far it is, now and then and at the end."""
+
+    def __init__(self, progress, total):
+        self.progress, self.total, self.done, self.told = progress, total, 0, 0
+
+    def __call__(self, size):
+        self.done += size
+        if self.progress is not None and (self.done - self.told >= REPORT or self.done == self.total):
+            self.told = self.done
+            self.progress(self.done, self.total)
 
 
 def chunks(view):
@@ -434,10 +442,10 @@ def chunks(view):
 
 def header(entries, text, sums):
     """The header as bytes, with a checksum of itself."""
-    metadata = {"fastopt": str(VERSION), "header": SUM, "sums": " ".join(sums), "content": text}
+    metadata = {"fastopt": str(VERSION), "header": SUM.decode(), "sums": " ".join(sums), "content": text}
     head = json.dumps({"__metadata__": metadata, **entries}, separators=(",", ":")).encode()
     head += b" " * (-(8 + len(head)) % 64)
-    return head.replace(mark(SUM.encode()), mark(checksum(head)), 1)
+    return head.replace(mark(SUM), mark(checksum(head)), 1)
 
 
 def mark(value):
@@ -445,31 +453,42 @@ def mark(value):
 
 
 def checksum(head):
-    return b"%08x" % zlib.crc32(head)
+    return b"%016x" % xxh64(head)
 
 
 # ---- reading
 
 
-def opened(path, progress):
-    """The content of a file that is whole; its arrays are read when they are used."""
-    with open(path, "rb") as file:
+def opened(path, names, progress):
+    """What is in a file under these names; the whole file is checked."""
+    with open(path, "rb", buffering=0) as file:
         start = file.read(8)
         if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
             return from_torch(path)
         length, size = int.from_bytes(start, "little"), os.fstat(file.fileno()).st_size
         if len(start) < 8 or not 0 < length <= min(size - 8, LARGEST_HEADER):
             raise ValueError(f"{path}: it is damaged, or no checkpoint of fastopt: it has no header")
-        head = file.read(length)
-        memory = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-    try:
-        text, entries = checked_header(head)
-        content = decoded(json.loads(text), dict(checked_arrays(entries, memory[8 + length :], progress)))
-        return {**content}
-    except Unfit as error:
-        raise ValueError(f"{path}: {error}") from None
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: it is damaged: {error!r}") from error
+        try:
+            text, entries = checked_header(file.read(length))
+            tree = json.loads(text)
+            tree = {name: tree[name] for name in tree if name in names}
+            content = decoded(tree, read_arrays(file, entries, set(used(tree)), size - 8 - length, progress))
+            return {**content}
+        except Unfit as error:
+            raise ValueError(f"{path}: {error}") from None
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: it is damaged: {error!r}") from error
+
+
+def used(node):
+    """The names of the arrays in JSON."""
+    if isinstance(node, dict):
+        if "$array" in node:
+            yield node["$array"]
+        node = list(node.values())
+    if isinstance(node, list):
+        for part in node:
+            yield from used(part)
 
 
 class Unfit(ValueError):
@@ -480,7 +499,7 @@ def checked_header(head):
     """What is no array, as text, and the entries of the arrays with their checksums."""
     before = mark(b"")[:-1]
     at = head.find(before) + len(before)
-    if before not in head or checksum(head[:at] + SUM.encode() + head[at + 8 :]) != head[at : at + 8]:
+    if before not in head or checksum(head[:at] + SUM + head[at + len(SUM) :]) != head[at : at + len(SUM)]:
         if b'"fastopt"' in head:
             raise Unfit("it is damaged: the checksum of its header is wrong")
         raise Unfit("it is damaged, or no checkpoint of fastopt")
@@ -491,26 +510,43 @@ def checked_header(head):
     return metadata["content"], list(zip(entries.items(), metadata["sums"].split(), strict=True))
 
 
-def checked_arrays(entries, data, progress):
-    """Names and arrays over the data; together they are all of it."""
-    done = 0
-    for (name, entry), wanted in entries:
+def read_arrays(file, entries, wanted, size, progress):
+    """The arrays that are wanted, by name; all are checked, and together they are the rest of the file."""
+    at, found, tell, scratch = 0, {}, Telling(progress, size), np.empty(CHUNK, np.uint8)
+    for (name, entry), expected in entries:
         (start, end), shape, dtype = entry["data_offsets"], entry["shape"], np.dtype(DTYPES[entry["dtype"]])
-        if any(type(size) is not int or size < 0 for size in shape) or start != done or (
+        if any(type(length) is not int or length < 0 for length in shape) or start != at or (
                 end - start != math.prod(shape) * dtype.itemsize):
             raise Unfit(f"it is damaged: {name} is not where it must be")
-        if end > len(data):
-            raise Unfit(f"it is damaged: it ends after {len(data)} bytes of data, within {name}")
+        if end > size:
+            raise Unfit(f"it is damaged: it ends after {size} bytes of data, within {name}")
+        memory = None
+        if name in wanted:
+            memory = aligned((end - start,), np.uint8)
+            found[name] = memory.view(dtype).reshape(shape).view(Given)
         value = 0
-        for chunk in chunks(data[start:end]):
-            value, done = zlib.crc32(chunk, value), done + len(chunk)
-            if progress is not None and (len(chunk) == CHUNK or done == len(data)):
-                progress(done, len(data))
-        if f"{value:08x}" != wanted:
+        for place in range(0, end - start, CHUNK):
+            many = min(CHUNK, end - start - place)
+            chunk = scratch[:many] if memory is None else memory[place : place + many]
+            fill_from(file, chunk)
+            value = xxh64(chunk, value)
+            tell(many)
+        if f"{value:016x}" != expected:
             raise Unfit(f"it is damaged: the checksum of {name} is wrong")
-        yield name, data[start:end].view(dtype).reshape(shape)
-    if done != len(data):
-        raise Unfit(f"it is damaged: it has {len(data) - done} bytes too many")
+        at = end
+    if at != size:
+        raise Unfit(f"it is damaged: it has {size - at} bytes too many")
+    return found
+
+
+def fill_from(file, chunk):
+    """Reads so many bytes."""
+    done = 0
+    while done < len(chunk):
+        many = file.readinto(chunk[done:])
+        if not many:
+            raise Unfit("it is damaged: it has become shorter")
+        done += many
 
 
 # ---- torch

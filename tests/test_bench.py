@@ -452,3 +452,12 @@ def test_targets_of_the_whole_step():
     assert stages.verdict(rivals.FASTOPT, 1.0, target) == ""
     assert stages.verdict(rivals.LIMIT, 0.5, stages.TARGETS["1000x16", 1]) == ""
     assert stages.verdict("torch: x", 9.0, None) == ""
+
+
+def test_the_race_of_checkpoints(tmp_path, capsys):
+    from fastopt.bench import checkpoint
+
+    assert checkpoint.main(["--gigabytes", "0.001", "--rounds", "1", "--folder", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"| {way} |" in printed for way in ("fastopt", "the disk itself", "numpy.savez"))
+    assert not list(tmp_path.iterdir())

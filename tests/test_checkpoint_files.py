@@ -11,7 +11,6 @@ import stat
 import subprocess
 import sys
 import time
-import zlib
 from collections import OrderedDict
 
 import numpy as np
@@ -22,6 +21,7 @@ from test_lr_scheduler import METRICS, METRICS_SEEN, RESUMED, every, optimizer_o
 
 import fastopt
 from fastopt import checkpoint
+from fastopt.kernels.checksum import xxh64
 from fastopt.table import METHODS
 
 TRAININGS = [*EVERY, (next(method for method in METHODS if method.closure), {"history_size": 2})]
@@ -209,6 +209,13 @@ def test_values_that_a_file_cannot_have(value, tmp_path):
     assert fastopt.load(tmp_path / "x") == 1 and os.listdir(tmp_path) == ["x"]
 
 
+def test_checksums_are_those_of_xxhash():
+    assert xxh64(b"") == 0xEF46DB3751D8E999
+    assert xxh64(b"a") == 0xD24EC4F1A98C6E5B
+    assert xxh64(b"abc") == 0x44BC2CF5AD770999
+    assert xxh64(b"Nobody inspects the spammish repetition") == 0xFBCEA83C8A378BF1
+
+
 def test_the_library_safetensors_reads_the_arrays(tmp_path):
     safetensors = pytest.importorskip("safetensors.numpy")
     params, rows, parts = whole_training()
@@ -278,10 +285,11 @@ def rewritten(path, change):
     whole = path.read_bytes()
     length = int.from_bytes(whole[:8], "little")
     entries = json.loads(whole[8 : 8 + length])
-    entries["__metadata__"]["header"] = checkpoint.SUM
+    entries["__metadata__"]["header"] = checkpoint.SUM.decode()
     change(entries)
     head = json.dumps(entries, separators=(",", ":")).encode()
-    head = head.replace(b'"00000000"', b'"%08x"' % zlib.crc32(head), 1)
+    head += b" " * (-(8 + len(head)) % 64)
+    head = head.replace(checkpoint.SUM, checkpoint.checksum(head), 1)
     path.write_bytes(len(head).to_bytes(8, "little") + head + whole[8 + length :])
 
 
@@ -314,6 +322,7 @@ MADE_UP = {
     "strange mark": (content(lambda text: text.update(extra={"$object": "os.system"})), "damaged"),
     "strange array": (content(lambda text: text.update(extra={"$array": "x"})), "damaged"),
     "strange key": (content(lambda text: text.update(extra={"$dict": [[{"$dict": []}, 1]]})), "damaged"),
+    "an array twice": (content(lambda text: text.update(extra=[{"$array": FIRST}])), "damaged"),
     "strange number": (content(lambda text: text.update(extra={"$int": "x"})), "damaged"),
     "no class": (content(lambda text: text.update(optimizer=3)), "optimizer is not as save"),
     "params of no kind": (content(lambda text: text.update(params=[[1], [2]])), "params are not as save"),
@@ -321,7 +330,7 @@ MADE_UP = {
     "params no array": (content(lambda text: text["params"][0].__setitem__(1, 3)), "parameter 0 is int in the file"),
     "no params": (content(lambda text: text.pop("params") and None), "there are no params in it"),
     "no optimizer": (content(lambda text: text.pop("optimizer") and None), "there is no optimizer in it"),
-    "a list of optimizers": (content(lambda text: text.update(optimizer=[text["optimizer"]] * 2)),
+    "a list of optimizers": (content(lambda text: text.update(optimizer=[text["optimizer"], 3])),
                              "it has a list of 2 as optimizer, and one is asked for"),
     "state": (content(lambda text: text["optimizer"].update(state=None)), "state_dict must be a dict"),
 }

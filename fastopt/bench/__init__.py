@@ -7,6 +7,6 @@
 - `runner`: the measurement, round by round, and what came of it;
 - `targets`: what fastopt promises, measured;
 - `threads_in_loop`: what threads cost or bring inside a training loop with a BLAS;
-- `adafactor`, `averages`, `lbfgs`, `muon`, `sparse`, `stages`: what needs a race of its own
+- `adafactor`, `averages`, `checkpoint`, `lbfgs`, `muon`, `sparse`, `stages`: what needs a race of its own
   (`python -m fastopt.bench.muon`).
 """

@@ -63,6 +63,10 @@ class ParameterState(MutableMapping):
         return repr(dict(self))
 
 
+class Given(np.ndarray):
+    """An array that nobody else has, in memory as state has it: whoever gets it may keep it."""
+
+
 @contextmanager
 def judging(what):
     """Turns whatever foreign objects raise while they are read into a TypeError that says what was read."""
@@ -109,8 +113,11 @@ def same_shape(value, like, name, label):
 
 
 def fitted(value, like, name, label):
-    """The same, copied into memory of its own, in the dtype of `like`."""
-    array, copy = same_shape(value, like, name, label), aligned(like.shape, like.dtype)
+    """The same in memory of its own, in the dtype of `like`."""
+    array = same_shape(value, like, name, label)
+    if type(value) is Given and array.dtype == like.dtype:
+        return array
+    copy = aligned(like.shape, like.dtype)
     try:
         with np.errstate(all="ignore", over="raise"):
             copy[...] = array

@@ -1,0 +1,176 @@
+"""What it takes to write and read a large state: `python -m fastopt.bench.checkpoint`.
+
+An AdamW of float32 parameters, with its two moments and the parameters themselves, goes into a file and back by
+`fastopt.save` and `fastopt.load`, by `torch.save` and `torch.load`, and by `numpy.savez` and `numpy.load`. The disk's
+own speed is that of one `write` of the same bytes and an `fsync`, and of one `readinto` an array. Every file is brought
+to the disk (`fsync`) within the time that counts, and every reader ends with the numbers in arrays of its own. What
+was written just before is still in the system's cache when it is read. Each way runs in a process of its own, so that
+its peak of memory can be told, above what the process had with the arrays made.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+
+from ..checkpoint import load, save
+from ..optimizers import AdamW
+from .rivals import torch
+
+GIGABYTE = 10**9
+ROUNDS = 5
+WAYS = ("fastopt", "the disk itself", "torch", "numpy.savez")
+
+
+def made(size):
+    """An optimizer in the middle of a run, and its parameters: so many bytes together."""
+    shape = max(1, size // (3 * 4 * 12)),
+    params = {f"layer{i}": np.ones(shape, np.float32) for i in range(12)}
+    optimizer = AdamW(params)
+    optimizer.step({name: np.full(shape, 0.5, np.float32) for name in params})
+    return params, optimizer
+
+
+def arrays_of(params, optimizer):
+    state = optimizer.state_dict()["state"]
+    return {**params, **{f"{i}.{name}": value for i, entries in state.items() for name, value in entries.items()}}
+
+
+def synced(path):
+    handle = os.open(path, os.O_RDONLY)
+    os.fsync(handle)
+    os.close(handle)
+
+
+class Fastopt:
+    def __init__(self, size):
+        self.params, self.optimizer = made(size)
+
+    def write(self, path):
+        save(path, self.optimizer, params=self.params)
+
+    def read(self, path):
+        load(path, self.optimizer, params=self.params)
+
+
+class Disk(Fastopt):
+    def __init__(self, size):
+        super().__init__(size)
+        self.arrays = arrays_of(self.params, self.optimizer)
+
+    def write(self, path):
+        with open(path, "wb", buffering=0) as file:
+            for array in self.arrays.values():
+                if array.ndim:
+                    file.write(array)
+            os.fsync(file.fileno())
+
+    def read(self, path):
+        with open(path, "rb", buffering=0) as file:
+            for array in self.arrays.values():
+                if array.ndim:
+                    file.readinto(array)
+
+
+class NumPy(Disk):
+    def write(self, path):
+        with open(path, "wb") as file:
+            np.savez(file, **self.arrays)
+        synced(path)
+
+    def read(self, path):
+        with np.load(path) as found:
+            for name, array in self.arrays.items():
+                array[...] = found[name]
+
+
+class Torch:
+    def __init__(self, size):
+        params, _ = made(size)
+        self.params = {name: torch().from_numpy(param).requires_grad_() for name, param in params.items()}
+        self.optimizer = torch().optim.AdamW(self.params.values())
+        for tensor in self.params.values():
+            tensor.grad = torch().ones_like(tensor)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def write(self, path):
+        torch().save({"model": self.params, "optimizer": self.optimizer.state_dict()}, path)
+        synced(path)
+
+    def read(self, path):
+        found = torch().load(path, weights_only=True)
+        self.optimizer.load_state_dict(found["optimizer"])
+        with torch().no_grad():
+            for name, tensor in self.params.items():
+                tensor.copy_(found["model"][name])
+
+
+MAKERS = dict(zip(WAYS, (Fastopt, Disk, Torch, NumPy), strict=True))
+
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def measure(way, path, size, rounds):
+    """Seconds of each round of writing and reading, and how much memory was taken above that of the arrays."""
+    rival = MAKERS[way](size)
+    before, written, read = peak(), [], []
+    for _ in range(rounds):
+        start = perf_counter()
+        rival.write(path)
+        written.append(perf_counter() - start)
+    most_written = peak() - before
+    for _ in range(rounds):
+        start = perf_counter()
+        rival.read(path)
+        read.append(perf_counter() - start)
+    return {"written": written, "read": read, "memory of writing": most_written, "memory of both": peak() - before,
+            "bytes": os.path.getsize(path)}
+
+
+def report(folder, size, rounds):
+    """Measures every way in a process of its own, and prints a table."""
+    print(f"{size / GIGABYTE:g} GB: the parameters and state of an AdamW; GB/s; memory in GB beyond the arrays\n")
+    print("| way | write + fsync: best | median | its memory | read: best | median | memory of both |")
+    print("|---|---|---|---|---|---|---|")
+    for way in WAYS:
+        if way == "torch" and not torch():
+            continue
+        path = os.path.join(folder, "checkpoint")
+        command = [sys.executable, "-m", "fastopt.bench.checkpoint", "--measure", way, path, str(size), str(rounds)]
+        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        cells = [way]
+        for verb, memory in (("written", "memory of writing"), ("read", "memory of both")):
+            speeds = [found["bytes"] / seconds / GIGABYTE for seconds in found[verb]]
+            cells += [f"{max(speeds):.2f}", f"{median(speeds):.2f}", f"{found[memory] / GIGABYTE:.2f}"]
+        print(f"| {' | '.join(cells)} |", flush=True)
+        os.unlink(path)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m fastopt.bench.checkpoint", description=__doc__.splitlines()[0])
+    parser.add_argument("--gigabytes", type=float, default=1.0, metavar="X", help="of state (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help="of each (default: %(default)s)")
+    parser.add_argument("--folder", metavar="PATH", help="where to write (default: the system's for temporary files)")
+    parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
+    args = parser.parse_args(arguments)
+    if args.measure:
+        way, path, size, rounds = args.measure
+        print(json.dumps(measure(way, path, int(size), int(rounds))))
+        return 0
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        report(folder, int(args.gigabytes * GIGABYTE), args.rounds)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

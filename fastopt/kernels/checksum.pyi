@@ -1,0 +1,3 @@
+from typing import Any
+
+def xxh64(data: Any, seed: int = 0) -> int: ...
