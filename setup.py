@@ -2,11 +2,13 @@
 
 Environment variables read at build time:
   FASTOPT_OPENMP=0   build without threads (also what happens when the compiler has no OpenMP)
+  FASTOPT_LEVELS=v3  build these levels only, with commas between them
   FASTOPT_STRICT=1   double arithmetic in a float32 loop is an error (used by CI)
 """
 
 import os
 import platform
+import shlex
 import tempfile
 from pathlib import Path
 
@@ -27,6 +29,9 @@ LEVELS = (
     if X86
     else {"base": []}
 )
+
+if os.environ.get("FASTOPT_LEVELS"):
+    LEVELS = {level: LEVELS[level] for level in os.environ["FASTOPT_LEVELS"].split(",")}
 
 # Same bits on every level: no contraction into FMA, no fast-math. The other two let sqrt and selects vectorise.
 RULES = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
@@ -67,7 +72,9 @@ class BuildExt(build_ext):
             source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
             try:
                 objects = self.compiler.compile([str(source)], folder, extra_postargs=ext.extra_compile_args)
-                self.compiler.link_executable(objects, "openmp", folder, extra_postargs=ext.extra_link_args)
+                # setuptools links a program without CFLAGS and LDFLAGS, which what a sanitizer compiled needs
+                flags = shlex.split(f"{os.environ.get('CFLAGS', '')} {os.environ.get('LDFLAGS', '')}")
+                self.compiler.link_executable(objects, "openmp", folder, extra_postargs=ext.extra_link_args + flags)
             except Exception as error:
                 print(f"fastopt: no OpenMP with this compiler, building without threads ({error})")
                 return False

@@ -33,6 +33,11 @@ def run(size_t address, int purpose, Py_ssize_t parts):
         walk(w, purpose, threadid(), omp_get_num_threads())
 
 
+def run_share(size_t address, int purpose, Py_ssize_t part, Py_ssize_t parts):
+    """Does share `part` of `parts` alone: a test does them one by one and looks at what each of them writes."""
+    walk(<Walk*>address, purpose, part, parts)
+
+
 # A child forked while the team sleeps would wait for threads it does not have: let them go before a fork.
 # Where the runtime cannot, the child steps serially.
 _paused = True

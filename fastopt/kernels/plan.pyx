@@ -573,6 +573,7 @@ cdef class Plan:
             self.walk.rates |= 1 << k
         for (p, g), address in table.PREPARE.items():
             self.walk.prepare[p == 8][g == 8] = <prepare_t>PyCapsule_GetPointer(address, "fastopt.rule")
+        self.room_for_cohort()  # a walk points at one of each item, in a step without gradients too
 
     def __dealloc__(self):
         PyMem_Free(self.walk.items)
@@ -997,10 +998,9 @@ cdef class Plan:
             raise ValueError(f"{self.label(i)} is read-only")
         raise ValueError(f"the memory of {self.label(i)} has moved since it was given; call rebind(params)")
 
-    cdef Py_ssize_t new_cohort(self, Item *item) except -1:
+    cdef int room_for_cohort(self) except -1:
         cdef Py_ssize_t room = 2 * self.room_cohorts + 4
         cdef void *memory
-        cdef Cohort *cohort
         if self.cohort_count == self.room_cohorts:
             memory = PyMem_Realloc(self.walk.cohorts, room * sizeof(Cohort))
             if memory == NULL:
@@ -1008,6 +1008,11 @@ cdef class Plan:
             self.walk.cohorts = <Cohort*>memory
             memset(&self.walk.cohorts[self.room_cohorts], 0, (room - self.room_cohorts) * sizeof(Cohort))
             self.room_cohorts = room
+        return 0
+
+    cdef Py_ssize_t new_cohort(self, Item *item) except -1:
+        cdef Cohort *cohort
+        self.room_for_cohort()
         cohort = &self.walk.cohorts[self.cohort_count]
         cohort.group = item.group
         cohort.variant = item.variant
@@ -1191,7 +1196,7 @@ cdef class Plan:
         if self.walk.count:
             count = max(count, self.walk.items[self.walk.count - 1].block
                         + blocks(self.walk.items[self.walk.count - 1].size))
-        if count > self.room_sums:
+        if count > self.room_sums or self.walk.sums == NULL:
             memory = PyMem_Realloc(self.walk.sums, count * MEASURES * sizeof(double))
             if memory == NULL:
                 raise MemoryError()

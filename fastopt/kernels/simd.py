@@ -1,12 +1,13 @@
 """Which level of the rules runs here: the best that this CPU has, or the one FASTOPT_SIMD names."""
 
-import importlib
+import importlib.util
 import os
 from functools import cache
 
 from . import cpu
 
-LEVELS = tuple(level for level in ("base", "v2", "v3", "v4") if cpu.supports(level))
+LEVELS = tuple(level for level in ("base", "v2", "v3", "v4")
+               if cpu.supports(level) and importlib.util.find_spec(f"{__package__}.level_{level}"))
 
 
 def available():
