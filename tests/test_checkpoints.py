@@ -135,7 +135,7 @@ def test_every_group_is_judged(method, options, change, message):
 
 
 @pytest.mark.parametrize("state", [None, [], {0: None}, {0: [1]}, {5: {}}, {"a": {}}], ids=repr)
-@every_array
+@every_case
 def test_a_state_that_is_none_is_refused(method, options, state):
     optimizer, params, _ = trained(method, options)
     refused(optimizer, params, {**optimizer.state_dict(), "state": state}, "state")

@@ -237,6 +237,9 @@ class LRScheduler:
                     raise ValueError(f"state_dict is of {count} groups, the optimizer has {len(groups)}: see {key}")
                 if not 0 < count <= len(groups):  # fewer than groups: some were added since
                     raise ValueError(f"{key} has {count} numbers for {len(groups)} groups")
+        lengths = {key: len(fitted[key]) for key in self._lists if key in fitted}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"state_dict of {name} has lists of different lengths: {lengths}")
         trial = object.__new__(type(self))
         vars(trial).update(vars(self))
         vars(trial).update(fitted)

@@ -78,6 +78,9 @@ def match(optimizer, saved: Mapping[str, Any]):
     for key, entries in saved["state"].items():
         if key not in order:
             raise ValueError(f"state_dict has a state for parameter {key!r}, which none of its groups has")
+        if not isinstance(entries, Mapping):
+            label = optimizer._plan.label(order[key])
+            raise TypeError(f"state of {label} must be a dict, got {type(entries).__name__}")
         given[order[key]] = entries
     count = step_count(saved["step_count"]) if "step_count" in saved else None
     states = {}
@@ -158,8 +161,6 @@ def check_kept(name, value):
 def match_state(optimizer, position, entries, settings):
     """Checks the state of one parameter: returns its step count, its scalars and copies of its arrays."""
     param, label = optimizer._plan.params[position], optimizer._plan.label(position)
-    if not isinstance(entries, Mapping):
-        raise TypeError(f"state of {label} must be a dict, got {type(entries).__name__}")
     numbers = (*(("step",) if optimizer.counts_steps else ()), *optimizer.scalar_slots)
     unknown = [name for name in entries if name not in (*numbers, *optimizer.state_slots)]
     if unknown:
