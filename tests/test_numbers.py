@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from common import both_dtypes, use_level
+from common import both_dtypes, every_case, use_level
 
 import fastopt
 from fastopt import reference
@@ -282,3 +282,76 @@ def test_muon_divides_by_eps_where_the_norm_is_less():
         fastopt.Muon([param], lr=1.0, weight_decay=0.0).step([np.eye(3, dtype="float32") * np.float32(size)])
         steps.append(param)
     np.testing.assert_allclose(steps[1], steps[0] * np.float32(1e-5), rtol=1e-4)
+
+
+# ---- long runs ---------------------------------------------------------------------------------
+
+COUNTS = [2**24, 2**31, 2**53, 2**62]
+
+
+@every_case
+@pytest.mark.parametrize("count", COUNTS, ids=lambda count: f"2^{count.bit_length() - 1}")
+def test_steps_after_very_many(method, options, count):
+    """The two steps before and after a count that a float32, an int32 or a double cannot tell from its neighbours."""
+    rng = np.random.default_rng(4)
+    param = rng.standard_normal(9)
+    grads = rng.standard_normal((4, 9))
+    optimizer, like, state = method.optimizer([param], **options), param.copy(), {}
+    for step, grad in enumerate(grads, 1):
+        if step == 2:
+            optimizer.step_count = count - 2
+        number = step if step == 1 else count - 3 + step
+        optimizer.step([grad])
+        method.reference(like, grad, state, number, **options)
+        np.testing.assert_allclose(param, like, rtol=1e-12, atol=1e-14)
+    assert optimizer.step_count == optimizer.state[0].get("step", count + 1) == count + 1
+
+
+def test_a_million_steps():
+    """float32 goes as far as float64, but for roundings that are all to one side."""
+    params = [np.zeros(1, "float32"), np.zeros(1)]
+    optimizers = [fastopt.Adam([param], lr=1e-6) for param in params]
+    for optimizer, param in zip(optimizers, params, strict=True):
+        grad = [np.ones(1, param.dtype)]
+        for _ in range(200_000):
+            optimizer.step(grad)
+        optimizer.step_count = 999_999
+        optimizer.step(grad)
+        assert optimizer.step_count == 1_000_000
+    assert params[1][0] == pytest.approx(-0.200001, rel=1e-6)
+    assert params[0][0] == pytest.approx(params[1][0], rel=0.02)
+
+
+@both_dtypes
+@every_case
+def test_dead_units(method, options, dtype):
+    """After one gradient none: the moments pass through the subnormals to 0, and nothing becomes NaN."""
+    param, like, state = np.ones(33, dtype), np.ones(33), {}
+    optimizer = method.optimizer([param], **options)
+    with np.errstate(all="ignore"):
+        for step in range(1, 3001):
+            grad = np.full(33, 1e-3 if step == 1 else 0.0, dtype)
+            optimizer.step([grad])
+            method.reference(like, grad.astype("float64"), state, step, **options)
+    assert np.isfinite(param).all()
+    exact = dtype == "float64"
+    np.testing.assert_allclose(param, like, rtol=1e-12 if exact else 1e-3, atol=1e-12 if exact else 1e-3)
+
+
+@every_case
+def test_a_tiny_decay_does_not_vanish(method, options):
+    """lr times decay is less than half a unit in the last place of float32."""
+    if not (options.get("decoupled_weight_decay") or method.name in ("AdamW", "ASGD")):
+        return
+    decay = "lambd" if method.name == "ASGD" else "weight_decay"
+    options = {**options, "lr": 1e-4, decay: 1e-4}
+    rng, size = np.random.default_rng(1), 2000
+    params = [np.full(size, 0.9, dtype) for dtype in ("float32", "float64", "float64")]
+    optimizers = [method.optimizer([param], **{**options, decay: with_decay})
+                  for param, with_decay in zip(params, (1e-4, 1e-4, 0.0), strict=True)]
+    for _ in range(1500):
+        grad = rng.standard_normal(size).astype("float32")
+        for optimizer, param in zip(optimizers, params, strict=True):
+            optimizer.step([grad.astype(param.dtype)])
+    moved, exact = (np.mean(param - params[2], dtype="float64") for param in params[:2])
+    assert moved == pytest.approx(exact, rel=0.15)
