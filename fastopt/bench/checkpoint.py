@@ -21,6 +21,7 @@ from time import perf_counter
 import numpy as np
 
 from ..checkpoint import load, save
+from ..cli import Parser, Stop, execute, need_memory, positive, whole
 from ..optimizers import AdamW
 from .rivals import torch
 
@@ -147,7 +148,10 @@ def report(folder, size, rounds):
             continue
         path = os.path.join(folder, "checkpoint")
         command = [sys.executable, "-m", "fastopt.bench.checkpoint", "--measure", way, path, str(size), str(rounds)]
-        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise Stop(f"{way}: {done.stderr.strip().rpartition(chr(10))[2]}")
+        found = json.loads(done.stdout)
         cells = [way]
         for verb, memory in (("written", "memory of writing"), ("read", "memory of both")):
             speeds = [found["bytes"] / seconds / GIGABYTE for seconds in found[verb]]
@@ -157,19 +161,22 @@ def report(folder, size, rounds):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m fastopt.bench.checkpoint", description=__doc__.splitlines()[0])
-    parser.add_argument("--gigabytes", type=float, default=1.0, metavar="X", help="of state (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help="of each (default: %(default)s)")
+    parser = Parser(prog="python -m fastopt.bench.checkpoint", description=__doc__.splitlines()[0])
+    parser.add_argument("--gigabytes", type=positive, default=1.0, metavar="X", help="of state (default: %(default)s)")
+    parser.add_argument("--rounds", type=whole(1), default=ROUNDS, metavar="N", help="of each (default: %(default)s)")
     parser.add_argument("--folder", metavar="PATH", help="where to write (default: the system's for temporary files)")
     parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
-    args = parser.parse_args(arguments)
+    return execute(parser, run, arguments)
+
+
+def run(args):
     if args.measure:
         way, path, size, rounds = args.measure
         print(json.dumps(measure(way, path, int(size), int(rounds))))
-        return 0
+        return
+    need_memory(args.gigabytes * GIGABYTE)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         report(folder, int(args.gigabytes * GIGABYTE), args.rounds)
-    return 0
 
 
 if __name__ == "__main__":
