@@ -81,10 +81,11 @@ class BuildExt(build_ext):
         return True
 
 
-walker = ["kernels/plan.pxd", "kernels/clean.pxi", "kernels/flush.pxi", "kernels/sums.pxi"]
+walker = ["kernels/plan.pxd", "kernels/hold.pxd", "kernels/clean.pxi", "kernels/flush.pxi", "kernels/sums.pxi"]
 rules = ["kernels/clean.pxi", "kernels/rules.pxi", "kernels/stages.pxi", "kernels/factored.pxi"]
 extensions = [extension(f"kernels.level_{level}", RULES + flags, rules) for level, flags in LEVELS.items()]
 extensions.append(extension("kernels.cpu", ["-O2"]))
+extensions.append(extension("kernels.hold", ["-O2"], ["kernels/hold.pxd"]))
 extensions.append(extension("kernels.plan", ["-O3", "-ffp-contract=off"], walker))
 extensions.append(extension("kernels.checksum", ["-O2"]))
 extensions.append(extension("kernels.rows", ["-O3", "-ffp-contract=off"]))

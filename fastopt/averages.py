@@ -19,21 +19,21 @@ array([3., 3., 3.])
 array([3., 3., 3.])
 """
 
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
 from .kernels.arrays import owned
+from .kernels.hold import Ensured
 from .kernels.plan import Plan
 from .kernels.threads import Threaded
 from .optimizers.base import Optimizer, Params, Rate
 from .optimizers.checks import closed_fraction, flag, fraction, one_of, positive, whole
 from .optimizers.settings import at
-from .optimizers.state import fitted, step_count
-from .optimizers.whole import uninterrupted
+from .optimizers.interrupts import uninterrupted
+from .optimizers.state import Whole, fitted, step_count
 
 __all__ = ["EMA", "SWA", "Average"]
 
@@ -80,7 +80,7 @@ class Average(Threaded):
     def _setup(self, averages, names):
         self._plan = Plan("average")
         self._plan.extend(averages, names, 0)
-        self._swapping = threading.Lock()  # held while the averages are in the parameters
+        self._exchanged = False  # True: the averages are in the parameters
         self._n_averaged = 0
 
     # ---- what an average says of itself
@@ -108,18 +108,20 @@ class Average(Threaded):
             RuntimeError: the averages are in the parameters (see `average_parameters`), or another thread is updating.
         """
         self._check_not_swapped("update()")
-        plan, count = self._plan, self._n_averaged + 1
-        try:
-            cohorts = plan.begin(self._source._plan.params)
-        except (TypeError, ValueError):
-            self._check_parameters()
-            raise
-        try:
-            plan.run([((1.0, 0.0), self.coefficients(count), ())] * len(cohorts), self._num_threads)
-        except BaseException:
-            plan.release()
-            raise
-        self._n_averaged = count
+        count = self._n_averaged + 1
+        self._take(self.coefficients(count), [(vars(self), {"_n_averaged": count})])
+
+    def _take(self, coefficients, then=None):
+        """Makes an update; `then` is what it counts."""
+        plan, source = self._plan, self._source._plan
+        with plan:
+            try:
+                source.check_watched()
+                cohorts = plan.begin(source.params)
+            except (TypeError, ValueError):
+                self._check_parameters()
+                raise
+            plan.run([((1.0, 0.0), coefficients, ())] * len(cohorts), self._num_threads, then)
 
     @property
     def averages(self) -> list[np.ndarray]:
@@ -153,8 +155,7 @@ class Average(Threaded):
 
     # ---- the averages in the place of the parameters
 
-    @contextmanager
-    def average_parameters(self) -> Iterator[None]:
+    def average_parameters(self) -> AbstractContextManager[None]:
         """A context in which the parameters have the values of their averages.
 
         Afterwards, also after an exception, the parameters have their own values back, bit for bit. The contents are
@@ -167,27 +168,7 @@ class Average(Threaded):
             ValueError: a parameter is read-only, or was resized or added since; nothing was changed.
             RuntimeError: the averages are in the parameters already, or another thread is updating.
         """
-        self._plan.check_idle()
-        if not self._swapping.acquire(blocking=False):
-            raise RuntimeError("average_parameters(): the averages are in the parameters already")
-        try:
-            self._check_parameters(writable=True)
-            pairs = [(flat(param), flat(in_dtype(average, param.dtype)))
-                     for param, average in zip(self._source._plan.params, self._plan.params, strict=True)]
-            scratch = np.empty(BLOCK, np.uint8)
-            exchanged = False
-            try:
-                with self._source.register_step_pre_hook(self._refuse_step):
-                    with uninterrupted():
-                        exchange(pairs, scratch)
-                        exchanged = True
-                    yield
-            finally:
-                if exchanged:
-                    with uninterrupted():
-                        exchange(pairs, scratch)
-        finally:
-            self._swapping.release()
+        return Exchanged(self)
 
     def copy_to(self, params: Params = None) -> None:
         """Copies the averages into parameters, for good.
@@ -216,7 +197,7 @@ class Average(Threaded):
                 raise ValueError(f"{label} must have shape {average.shape} and a dtype like {average.dtype}, "
                                  f"got {param.shape} and {param.dtype}")
             pairs.append((param, average))
-        with uninterrupted(), np.errstate(all="ignore"):
+        with self._plan, target._plan, uninterrupted(), np.errstate(all="ignore"):
             for param, average in pairs:
                 param[...] = average
 
@@ -232,8 +213,9 @@ class Average(Threaded):
             RuntimeError: the averages are in the parameters, or an update is being made.
         """
         self._check_not_swapped("state_dict()")
-        return {"n_averaged": self.n_averaged,
-                **{key: average.copy() for key, average in zip(self._keys(), self._plan.params, strict=True)}}
+        with self._plan:
+            return {"n_averaged": self.n_averaged,
+                    **{key: average.copy() for key, average in zip(self._keys(), self._plan.params, strict=True)}}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Loads what `state_dict` returned, here or in torch. Arrays are copied and take the dtype of the averages.
@@ -261,7 +243,7 @@ class Average(Threaded):
 
     def _adopt(self, fitted):
         count, arrays = fitted
-        with uninterrupted(), np.errstate(all="ignore"):
+        with self._plan, uninterrupted(), np.errstate(all="ignore"):
             for average, array in zip(self._plan.params, arrays, strict=True):
                 average[...] = array
             self._n_averaged = count
@@ -271,11 +253,11 @@ class Average(Threaded):
 
     def __getstate__(self):
         self._check_not_swapped("a copy")
-        own = {name: value for name, value in vars(self).items() if name not in ("_plan", "_swapping")}
-        return own, self.averages, list(self._plan.names)
+        own = {name: value for name, value in vars(self).items() if name not in ("_plan", "_exchanged")}
+        return own, self.averages, list(self._plan.names), Whole(self._plan)
 
     def __setstate__(self, saved):
-        own, averages, names = saved
+        own, averages, names, _ = saved
         self._setup([owned(average) for average in averages], names)
         vars(self).update(own)
 
@@ -286,12 +268,9 @@ class Average(Threaded):
     # ---- checks
 
     def _check_not_swapped(self, what):
-        if self._swapping.locked():
+        if self._exchanged:
             raise RuntimeError(f"{what} while the averages are in the parameters: leave average_parameters() first")
         self._plan.check_idle()
-
-    def _refuse_step(self, *_):
-        raise RuntimeError("step() while averages are in the parameters: leave average_parameters() first")
 
     def _check_parameters(self, writable=False):
         """Raises ValueError unless the parameters are still those that the averages were made for."""
@@ -443,6 +422,35 @@ class Parameters(Optimizer):
         super().add_param_group({"params": param_group["params"]})
 
 
+class Exchanged(Ensured):
+    """The context of `Average.average_parameters`."""
+
+    def __init__(self, average: Average) -> None:
+        self.average, self.source = average, average._source._plan
+        self.pairs: list[tuple[np.ndarray, np.ndarray]] = []
+        self.mine = False
+
+    def begin(self) -> None:
+        average = self.average
+        if self.mine or average._exchanged:
+            raise RuntimeError("average_parameters(): the averages are in the parameters already")
+        with average._plan, self.source, uninterrupted():
+            average._check_parameters(writable=True)
+            self.pairs = [(flat(param), flat(in_dtype(own, param.dtype)))
+                          for param, own in zip(self.source.params, average._plan.params, strict=True)]
+            exchange(self.pairs)
+            average._exchanged = self.mine = True
+            self.source.lent += 1
+
+    def end(self) -> None:
+        with uninterrupted():
+            if self.mine:
+                exchange(self.pairs)
+                self.average._exchanged = self.mine = False
+                self.source.lent -= 1
+                self.pairs = []
+
+
 def in_dtype(array, dtype):
     """The array itself if it has this dtype, else a copy that has it."""
     with np.errstate(all="ignore"):
@@ -454,8 +462,9 @@ def flat(array):
     return array.reshape(-1).view(np.uint8)
 
 
-def exchange(pairs, scratch):
+def exchange(pairs):
     """Exchanges the contents of the arrays of bytes of each pair, a block at a time."""
+    scratch = np.empty(BLOCK, np.uint8)
     for one, other in pairs:
         for start in range(0, one.size, scratch.size):
             here, there = one[start : start + scratch.size], other[start : start + scratch.size]

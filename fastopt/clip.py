@@ -21,7 +21,7 @@ from .optimizers.base import Grads
 from .optimizers.checks import flag, nonnegative, real
 from .optimizers.clipping import norm_of, reals, shrink, times
 from .optimizers.tree import flatten
-from .optimizers.whole import uninterrupted
+from .optimizers.interrupts import uninterrupted
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]
 

@@ -12,7 +12,7 @@ from .kernels.sparse import SparseRows
 from .optimizers.base import Grads, Optimizer, float32
 from .optimizers.checks import at_least_one, flag, number, whole
 from .optimizers.tree import flatten
-from .optimizers.whole import uninterrupted
+from .optimizers.interrupts import uninterrupted
 
 __all__ = ["GradScaler"]
 

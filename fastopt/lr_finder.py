@@ -26,7 +26,7 @@ import numpy as np
 from .optimizers.base import Optimizer
 from .optimizers.checks import fraction, number, one_of, positive, whole_from
 from .optimizers.hybrid import MuonAdamW
-from .optimizers.whole import uninterrupted
+from .optimizers.interrupts import uninterrupted
 from .schedules import exponential_decay, linear_schedule
 
 __all__ = ["RangeTest", "lr_range_test"]

@@ -12,14 +12,17 @@ QUARTERS = cycle(range(PAGE // 8, PAGE, PAGE // 4))  # not at the beginning: the
 
 
 def as_array(given, label, *, scalar=False):
-    """Returns `given` as an ndarray over the same memory.
+    """Returns `given` as a plain ndarray over the same memory: the door through which every array comes in.
 
-    Accepted: an ndarray, and what exports memory by DLPack (on the CPU), by the buffer protocol or by
-    `__array_interface__`. With `scalar`, Python and NumPy numbers too (they are copied, so only for reading).
-    Raises TypeError, naming `label`, for anything else: a copy would lose in-place updates.
+    Accepted: an ndarray (of a subclass: a plain view), and what exports memory by DLPack (on the CPU), by the buffer
+    protocol or by `__array_interface__`. With `scalar`, Python and NumPy numbers too (they are copied, so only for
+    reading). Raises TypeError, naming `label`, for a masked array, whose mask would be lost, and for anything else: a
+    copy would lose in-place updates.
     """
-    if isinstance(given, np.ndarray):
+    if type(given) is np.ndarray:
         return given
+    if isinstance(given, np.ndarray):
+        return plain(given, label)
     if scalar and isinstance(given, (float, complex, np.inexact)):
         return np.asarray(given)
     try:
@@ -28,13 +31,29 @@ def as_array(given, label, *, scalar=False):
                 raise TypeError("its memory is not on the CPU")
             return np.from_dlpack(given)
         if hasattr(given, "__array_interface__") and not isinstance(given, np.generic):
-            return np.asarray(given)
-        return np.asarray(memoryview(given))
-    except (TypeError, ValueError, BufferError, RuntimeError) as error:
+            return plain(np.asarray(given), label)
+        return plain(np.asarray(memoryview(given)), label)
+    except Exception as error:  # an exporter may raise anything
         raise TypeError(
             f"{label} must be an array, or export its memory by DLPack, the buffer protocol or "
             f"__array_interface__; got {type(given).__name__} ({error})"
         ) from error
+
+
+def plain(array, label):
+    """An array of any subclass as a plain one; raises TypeError for a masked one."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{label} is a masked array: its mask has no meaning here; pass array.filled(0) or array.data")
+    return np.ndarray.view(array, np.ndarray)
+
+
+def readable(given, label):
+    """Returns `given` as a plain array of native byte order, for reading: a copy where it is another.
+
+    Raises TypeError for a masked array.
+    """
+    array = plain(np.asanyarray(given), label)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def aligned(shape, dtype, value=0.0):

@@ -10,13 +10,18 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.ref cimport PyObject
 from libc.float cimport DBL_MAX, DBL_MIN, FLT_MIN
 from libc.math cimport INFINITY, fabs, frexp, hypot, ldexp, sqrt
+from libc.stdlib cimport qsort
 from libc.string cimport memcpy, memset
 
 import numpy as np
 
+from bisect import bisect
+
 from . import simd, threads
 from .arrays import as_array
 from .sparse import SparseRows
+
+from .hold cimport Hold
 
 cnp.import_array()
 
@@ -44,38 +49,69 @@ cdef extern from *:
 
 cdef extern from *:
     """
-    /* What a step of many small arrays costs is the look at their headers: one pass over both, and no references
-       taken. UNMOVED: the parameter is where it was and can be written. ALIKE: the gradient is as most are, a plain
-       array of the very dtype and shape of its parameter, in other memory. WRITEABLE: and so is it. */
+    /* What a step of many small arrays costs is the look at their headers: one pass over both.
+       UNMOVED: the parameter is where and what it was, and can be written. ALIKE: the gradient is as most are, a plain
+       array of the very dtype and shape of its parameter. WRITEABLE: and it can be written. */
     enum { FASTOPT_UNMOVED = 1, FASTOPT_ALIKE = 2, FASTOPT_WRITEABLE = 4 };
-    static inline int fastopt_look(PyObject *param, PyObject *gradient, const char *memory, Py_ssize_t bytes) {
+    static inline size_t fastopt_mix(size_t key, size_t more) { return (key ^ more) * (size_t)0x9E3779B97F4A7C15u; }
+    static inline size_t fastopt_header(PyObject *array) {
+      PyArrayObject *p = (PyArrayObject *)array;
+      const int dimensions = PyArray_NDIM(p);
+      const npy_intp *shape = PyArray_DIMS(p);
+      size_t key = (size_t)(PyArray_TYPE(p) + 64 * dimensions + 1);
+      int k;
+      for (k = 0; k < dimensions; k++) key = fastopt_mix(key, (size_t)shape[k]);
+      return key;
+    }
+    static inline int fastopt_look(PyObject *param, PyObject *gradient, const char *memory, size_t header) {
       PyArrayObject *p = (PyArrayObject *)param, *g = (PyArrayObject *)gradient;
       const int dimensions = PyArray_NDIM(p);
       const npy_intp *shape = PyArray_DIMS(p), *other = shape;
-      Py_ssize_t size = PyArray_ITEMSIZE(p);
+      size_t key = (size_t)(PyArray_TYPE(p) + 64 * dimensions + 1);
       int k, seen = 0, alike = 0;
       if (gradient != NULL && Py_TYPE(gradient) == &PyArray_Type) {
-        const char *data = PyArray_BYTES(g);
         alike = PyArray_DESCR(g) == PyArray_DESCR(p) && PyArray_NDIM(g) == dimensions
-            && (PyArray_FLAGS(g) & NPY_ARRAY_CARRAY_RO) == NPY_ARRAY_CARRAY_RO
-            && (data >= memory + bytes || memory >= data + bytes);
+            && (PyArray_FLAGS(g) & NPY_ARRAY_CARRAY_RO) == NPY_ARRAY_CARRAY_RO;
         if (alike) other = PyArray_DIMS(g);
       }
       for (k = 0; k < dimensions; k++) {
-        size *= shape[k];
+        key = fastopt_mix(key, (size_t)shape[k]);
         alike &= shape[k] == other[k];
       }
       if (alike) seen = FASTOPT_ALIKE | (PyArray_ISWRITEABLE(g) ? FASTOPT_WRITEABLE : 0);
-      if (PyArray_BYTES(p) == memory && size == bytes && PyArray_ISCARRAY(p)) seen |= FASTOPT_UNMOVED;
+      if (PyArray_BYTES(p) == memory && key == header && PyArray_ISCARRAY(p)) seen |= FASTOPT_UNMOVED;
       return seen;
+    }
+    /* asks for the headers of arrays that will soon be looked at */
+    static inline void fastopt_ask(PyObject *array) {
+    #if defined(__GNUC__) || defined(__clang__)
+      if (array) __builtin_prefetch(array, 0, 3), __builtin_prefetch((char *)array + 64, 0, 3);
+    #endif
+    }
+    /* Whether a list or dict still holds the very objects in `known`. */
+    static inline int fastopt_same(PyObject *container, PyObject *known) {
+      const Py_ssize_t count = PyList_GET_SIZE(known);
+      PyObject **objects = ((PyListObject *)known)->ob_item, *value;
+      Py_ssize_t at = 0, i = 0;
+      if (PyList_Check(container))
+        return PyList_GET_SIZE(container) == count
+            && (count == 0 || memcmp(((PyListObject *)container)->ob_item, objects, count * sizeof(PyObject *)) == 0);
+      if (PyDict_GET_SIZE(container) != count) return 0;
+      while (PyDict_Next(container, &at, NULL, &value)) if (objects[i++] != value) return 0;
+      return 1;
     }
     """
     enum:
         UNMOVED "FASTOPT_UNMOVED"
         ALIKE "FASTOPT_ALIKE"
         WRITEABLE "FASTOPT_WRITEABLE"
-    int fastopt_look(PyObject *param, PyObject *gradient, const char *memory, Py_ssize_t bytes) noexcept
+    size_t fastopt_header(object array) noexcept
+    int fastopt_look(PyObject *param, PyObject *gradient, const char *memory, size_t header) noexcept
+    void fastopt_ask(PyObject *array) noexcept
+    int fastopt_same(object container, list known) noexcept
     PyObject *PyList_GET_ITEM(list items, Py_ssize_t i) noexcept  # borrowed; Cython's own takes a reference
+    Py_ssize_t Py_REFCNT(PyObject *o) noexcept
+    int PyDict_Update(dict target, dict values) except -1  # of keys that are str: no Python code runs
 
 cdef enum:
     PIECE = 512           # elements of a block that go through several stages: then all arrays stream side by side
@@ -85,6 +121,7 @@ cdef enum:
     ITEM_WORK = 32        # what an item costs beside its elements, in elements
     AHEAD = 16            # rows: a touched row is asked for while so many others are stepped; misses cost the most
     AHEAD_BYTES = 1024    # of a row, at most: its rest the hardware fetches
+    MOST_APART = 1 << 20  # gradients whose address is remembered, at most
 
 # A gradient is multiplied in float32 with a scale between these. With a smaller one it may itself be out of range.
 cdef double LEAST_SCALE = 2.0**-60, MOST_SCALE = 2.0**126
@@ -475,6 +512,24 @@ cdef void walk(const Walk *w, int purpose, Py_ssize_t part, Py_ssize_t parts) no
 
 # ---- the plan ----------------------------------------------------------------------------------
 
+cdef struct Span:
+    char *low
+    char *high
+
+
+cdef int by_address(const void *a, const void *b) noexcept nogil:
+    cdef const Span *first = <const Span*>a
+    cdef const Span *second = <const Span*>b
+    return (first.low > second.low) - (first.low < second.low)
+
+
+cdef inline Py_ssize_t add_span(Span *span, char *low, Py_ssize_t bytes) noexcept nogil:
+    if low == NULL or bytes == 0:
+        return 0
+    span.low, span.high = low, low + bytes
+    return 1
+
+
 cdef int fill(Scalars *scalars, tuple values) except -1:
     cdef Py_ssize_t i
     cdef double x
@@ -502,40 +557,50 @@ cdef tuple numbers(const double *scalar, Py_ssize_t count):
 
 
 @cython.final
-cdef class Plan:
+cdef class Plan(Hold):
     """Pointer tables of the parameters, gradients and states that one rule steps.
 
     Without a rule (None) it checks, keeps and counts; `taken()` has the gradients and `finish()` ends the step.
 
     The arrays are held for as long as the plan lives. A method that raises leaves the plan as it was.
 
-    One step is `cohorts = begin(gradients)`, which takes the plan, then `run(coefficients)` or `release()`, which
-    give it back.
+    Whoever steps, reads or changes it has it meanwhile: `with plan:`. One step is `cohorts = begin(gradients)`, then
+    `run(coefficients)`, which counts what it has done before a signal can be delivered.
     """
 
     cdef Walk walk
-    cdef Gradient *bound           # what bind() was given, kept until the next bind()
-    cdef Gradient *fresh           # what begin() was given, for one step
     cdef Py_ssize_t room_items
     cdef Py_ssize_t room_cohorts
     cdef Py_ssize_t cohort_count
     cdef Py_ssize_t elements       # elements of the parameters that take part in this step
-    cdef bint busy
+    cdef bint begun                # begin() has looked at the gradients of a step
+    cdef public long long steps    # made so far
     cdef readonly bint has_bound
     cdef readonly Py_ssize_t unready  # items without state
     cdef readonly list params
     cdef readonly list names
     cdef list states               # per item: a list of arrays or None
     cdef readonly list bound_gradients
-    cdef list converted            # keeps this step's converted gradients alive
-    cdef list given                # what begin() was given
+    cdef list given                # the gradients of this step
+    cdef list spans                # (address, bytes, position) of the parameters, ascending
     cdef readonly str rule
     cdef readonly str level
     cdef bint takes_dense, takes_sparse
     cdef object on_sparse          # see accept(); or None
     cdef char **cleared            # gradients in whose memory nothing else lies; NULL: not known
+    cdef Span *written             # the memory that a step writes, ascending
+    cdef Py_ssize_t written_count  # -1: not known
+    cdef Span *apart               # by a hash of their address: gradients that were found apart from it
+    cdef Py_ssize_t room_apart     # a power of 2
+    cdef list guarded              # arrays beside states and stages that a step writes: (parameter, array)
+    cdef readonly list watched     # containers that hold parameters,
+    cdef readonly list contents    # and what they held
+    cdef public bint suspicious    # they are to be looked at, whether or not they have changed
+    cdef object on_change          # see watch()
+    cdef public int lent           # times that other values stand in the parameters: no step is made
     cdef Py_ssize_t room_sums
     cdef Py_ssize_t unit_count
+    cdef readonly list noted       # (dict, values): what this step counts beside itself, if it is made
     cdef list followers            # keeps the arrays of the stages alive
     cdef object units              # keeps the numbers of the units alive
     cdef object factors            # and those of use_factors()
@@ -556,6 +621,8 @@ cdef class Plan:
         self.names = []
         self.states = []
         self.bound_gradients = []
+        self.guarded, self.watched, self.contents = [], [], []
+        self.written_count = -1
         if rule is not None:
             f32, f64 = table.RULES[rule]
             self.walk.rule[0] = <rule_t>PyCapsule_GetPointer(f32, "fastopt.rule")
@@ -578,10 +645,11 @@ cdef class Plan:
     def __dealloc__(self):
         PyMem_Free(self.walk.items)
         PyMem_Free(self.walk.cohorts)
-        PyMem_Free(self.bound)
-        PyMem_Free(self.fresh)
+        PyMem_Free(self.walk.gradients)
         PyMem_Free(self.walk.sums)
         PyMem_Free(self.cleared)
+        PyMem_Free(self.written)
+        PyMem_Free(self.apart)
         for i in range(self.walk.followers):
             PyMem_Free(self.walk.follower[i].memory)
 
@@ -590,13 +658,17 @@ cdef class Plan:
 
     # ---- parameters and state
 
-    def check_idle(self):
-        """Raises RuntimeError while a step is being made."""
-        if self.busy:
-            raise RuntimeError(
-                "this optimizer is in use: a step is being made by another thread or by a function that "
-                "this step called; give each thread an optimizer of its own"
-            )
+    def __exit__(self, *_):
+        """Gives the plan back; a step that was begun and not made is forgotten."""
+        self.give()
+
+    cdef int give(self) except -1:
+        if self.begun:
+            self.walk.units = self.walk.factors = NULL
+            self.given = self.units = self.factors = self.noted = None
+            self.begun = False
+        self.owner = 0
+        return 0
 
     cdef int reserve(self, Py_ssize_t count) except -1:
         cdef Py_ssize_t room = max(count, 2 * self.room_items)
@@ -607,14 +679,10 @@ cdef class Plan:
         if memory == NULL:
             raise MemoryError()
         self.walk.items = <Item*>memory
-        memory = PyMem_Realloc(self.bound, room * sizeof(Gradient))
+        memory = PyMem_Realloc(self.walk.gradients, room * sizeof(Gradient))
         if memory == NULL:
             raise MemoryError()
-        self.bound = <Gradient*>memory
-        memory = PyMem_Realloc(self.fresh, room * sizeof(Gradient))
-        if memory == NULL:
-            raise MemoryError()
-        self.fresh = <Gradient*>memory
+        self.walk.gradients = <Gradient*>memory
         self.room_items = room
         return 0
 
@@ -625,16 +693,13 @@ cdef class Plan:
     def extend(self, params, names, int group):
         """Adds the parameters of a group: writable C-contiguous arrays of a dtype that can be stepped."""
         cdef Py_ssize_t first = self.walk.count, i
-        self.check_idle()
         params = list(params)
         names = list(names)
         for i, (param, name) in enumerate(zip(params, names, strict=True), first):
             check_parameter(param, called(i, name))
-        every = self.names + names
-        check_overlap(self.params + params, lambda i: called(i, every[i]))
+        self.place(params, names, first)
         self.stage([])
-        PyMem_Free(self.cleared)
-        self.cleared = NULL
+        self.moved()
         self.reserve(first + len(params))
         self.params += params
         self.names += names
@@ -643,51 +708,226 @@ cdef class Plan:
             memset(&self.walk.items[i], 0, sizeof(Item))
             self.walk.items[i].group = group
             self.point(i, self.params[i])
-            self.bound[i].data = NULL
-            self.bound[i].width = 0
+            self.walk.gradients[i].data = NULL
+            self.walk.gradients[i].width = 0
             self.bound_gradients.append(None)
+        self.has_bound = False  # there is none for the new ones
         self.walk.count = len(self.params)
         self.unready += len(params)
-        self.measure()
+        self.measure(first)
+
+    cdef place(self, list params, list names, Py_ssize_t first):
+        """Notes where parameters from position `first` lie; raises if one shares memory with another, old or new."""
+        cdef list added = [(<size_t>cnp.PyArray_BYTES(array), cnp.PyArray_NBYTES(array), i)
+                           for i, array in enumerate(params, first) if cnp.PyArray_SIZE(array)]
+        cdef list spans = self.spans[:] if first else []
+        cdef Py_ssize_t at
+        every = self.names[:first] + names if 16 * len(added) > len(spans) else self.names + names
+        if 16 * len(added) > len(spans):
+            spans += added
+            spans.sort()
+            check_spans(spans, lambda i: called(i, every[i]))
+        else:  # few among many: groups that come one by one
+            for span in added:
+                at = bisect(spans, span)
+                check_spans([*spans[max(0, at - 1) : at], span, *spans[at : at + 1]], lambda i: called(i, every[i]))
+                spans.insert(at, span)
+        self.spans = spans
 
     cdef point(self, Py_ssize_t i, cnp.ndarray param):
         """A complex number is a pair of reals, as in torch."""
         cdef int parts = 2 if cnp.PyArray_ISCOMPLEX(param) else 1
-        self.walk.items[i].param = cnp.PyArray_BYTES(param)
-        self.walk.items[i].size = parts * cnp.PyArray_SIZE(param)
-        self.walk.items[i].width = <int>(cnp.PyArray_ITEMSIZE(param) // parts)
-        self.walk.items[i].rows = max(1, cnp.PyArray_DIMS(param)[0]) if cnp.PyArray_NDIM(param) else 1
+        cdef Item *item = &self.walk.items[i]
+        item.param = cnp.PyArray_BYTES(param)
+        item.size = parts * cnp.PyArray_SIZE(param)
+        item.width = <int>(cnp.PyArray_ITEMSIZE(param) // parts)
+        item.rows = max(1, cnp.PyArray_DIMS(param)[0]) if cnp.PyArray_NDIM(param) else 1
+        item.header = fastopt_header(param)
 
-    cdef measure(self):
+    cdef measure(self, Py_ssize_t first):
+        """Counts work and blocks, from an item on."""
         cdef Py_ssize_t i, block = 0
+        cdef Item *item
         self.walk.work = 0
-        for i in range(self.walk.count):
-            self.walk.items[i].start = self.walk.work
-            self.walk.work += self.walk.items[i].size + ITEM_WORK
-            self.walk.items[i].block = block
-            block += blocks(self.walk.items[i].size)
+        if first:
+            item = &self.walk.items[first - 1]
+            self.walk.work, block = item.start + item.size + ITEM_WORK, item.block + blocks(item.size)
+        for i in range(first, self.walk.count):
+            item = &self.walk.items[i]
+            item.start = self.walk.work
+            self.walk.work += item.size + ITEM_WORK
+            item.block = block
+            block += blocks(item.size)
+
+    cdef moved(self):
+        """The memory that a step writes is another now."""
+        PyMem_Free(self.cleared)
+        self.cleared = NULL
+        self.written_count = -1
 
     def rebind(self, params):
         """Points the plan at other arrays of the same shapes and dtypes."""
         cdef Py_ssize_t i
-        self.check_idle()
         params = list(params)
         if len(params) != self.walk.count:
             raise ValueError(f"params must have {self.walk.count} arrays, got {len(params)}")
         for i in range(self.walk.count):
             check_parameter(params[i], self.label(i))
             old, new = self.params[i], params[i]
-            if new.shape != old.shape or new.dtype != old.dtype:
+            if self.walk.items[i].header != fastopt_header(new):
                 raise ValueError(
                     f"{self.label(i)} must have shape {old.shape} and dtype {old.dtype}, "
                     f"got {new.shape} and {new.dtype}"
                 )
-        check_overlap(params, self.label)
+        spans = self.spans
+        self.place(params, self.names, 0)
+        beside = self.beside()
+        kept = [array for array in self.bound_gradients if array is not None]
+        try:
+            check_overlap(params + [array for _, array, _ in beside] + kept, lambda i: (
+                self.label(i) if i < len(params) else
+                self.name_of(beside[i - len(params)]) if i < len(params) + len(beside) else "a bound gradient"),
+                len(params))
+        except ValueError:
+            self.spans = spans
+            raise
         self.params[:] = params
-        PyMem_Free(self.cleared)
-        self.cleared = NULL
+        self.moved()
         for i in range(self.walk.count):
             self.point(i, params[i])
+
+    # ---- what a step writes
+
+    def guard(self, arrays):
+        """Names arrays, as (parameter, array), that steps write beside those that the plan has been given."""
+        self.guarded = list(arrays)
+        self.written_count = -1
+
+    cdef list beside(self):
+        """The arrays that a step writes beside parameters, as (parameter, array, what it is)."""
+        cdef Py_ssize_t i
+        found = [(i, array, "the state") for i in range(self.walk.count) if self.states[i] is not None
+                 for array in self.states[i] if array is not None]
+        found += [(i, array, "the state") for i, array in self.guarded]
+        for name, arrays, _, _ in self.followers or ():
+            if arrays is not None:
+                what = "the slow weights" if name == "lookahead" else "an average"
+                found += [(i, arrays[i], what) for i in range(self.walk.count) if arrays[i] is not None]
+        return found
+
+    cdef name_of(self, tuple beside):
+        i, _, what = beside
+        return f"{what} of {self.label(i)}"
+
+    cdef int find_written(self) except -1:
+        """Sorts the memory that a step writes, and forgets which gradients were found apart from it."""
+        cdef Py_ssize_t i, k, count = 0, most = self.walk.count * (1 + STATES + self.walk.followers) + len(self.guarded)
+        cdef Py_ssize_t bytes
+        cdef Item *item
+        cdef void *memory = PyMem_Realloc(self.written, max(1, most) * sizeof(Span))
+        if memory == NULL:
+            raise MemoryError()
+        self.written = <Span*>memory
+        for i in range(self.walk.count):
+            item = &self.walk.items[i]
+            item.apart = NULL
+            bytes = item.size * item.width
+            count += add_span(&self.written[count], item.param, bytes)
+            for k in range(STATES):
+                count += add_span(&self.written[count], item.state[k], bytes)
+            for k in range(self.walk.followers):
+                if self.walk.follower[k].memory != NULL:
+                    count += add_span(&self.written[count], self.walk.follower[k].memory[i], bytes)
+        for _, array in self.guarded:
+            count += add_span(&self.written[count], cnp.PyArray_BYTES(<cnp.ndarray>array), cnp.PyArray_NBYTES(array))
+        qsort(self.written, count, sizeof(Span), by_address)
+        self.room_apart = 64
+        while self.room_apart < 8 * self.walk.count and self.room_apart < MOST_APART:
+            self.room_apart *= 2
+        memory = PyMem_Realloc(self.apart, self.room_apart * sizeof(Span))
+        if memory == NULL:
+            raise MemoryError()
+        self.apart = <Span*>memory
+        memset(self.apart, 0, self.room_apart * sizeof(Span))
+        self.written_count = count
+        return 0
+
+    cdef inline int check_clear(self, Py_ssize_t i, char *data, Py_ssize_t bytes) except -1:
+        """Raises if a gradient lies in memory that the step writes. What was found apart is known by its address."""
+        cdef Span *known = &self.apart[(<size_t>data * <size_t>0x9E3779B97F4A7C15 >> 32) & (self.room_apart - 1)]
+        if known.low == data and known.high >= data + bytes:
+            return 0
+        return self.search(i, data, bytes, known)
+
+    cdef int search(self, Py_ssize_t i, char *data, Py_ssize_t bytes, Span *known) except -1:
+        cdef Py_ssize_t low = 0, high = self.written_count, middle
+        while low < high:  # the first span that ends behind the gradient's beginning
+            middle = (low + high) // 2
+            if self.written[middle].high > data:
+                high = middle
+            else:
+                low = middle + 1
+        if low < self.written_count and self.written[low].low < data + bytes and bytes:
+            self.not_clear(i, data, bytes)
+        known.low, known.high = data, data + bytes
+        return 0
+
+    cdef not_clear(self, Py_ssize_t i, char *data, Py_ssize_t bytes):
+        own = None
+        for k, array in enumerate(self.params):
+            if shares(array, data, bytes):
+                own = "its parameter" if k == i else self.label(k)
+                break
+        else:
+            for other in self.beside():
+                if shares(other[1], data, bytes):
+                    own = self.name_of(other)
+                    break
+        raise ValueError(f"gradient of {self.label(i)} shares memory with {own}, which the step writes while it reads "
+                         f"the gradient; pass a copy")
+
+    # ---- who holds the parameters
+
+    def watch(self, containers, on_change=None):
+        """Compares lists and dicts that hold parameters, at each begin(), with what they hold now.
+
+        Where one has changed, `on_change`, a weak reference to a function, is called: it raises, or calls watch().
+        """
+        self.watched = list(containers)
+        self.contents = [held_by(box) for box in self.watched]
+        self.on_change = on_change
+
+    def add_watched(self, containers):
+        """Watches more containers."""
+        for box in containers:
+            self.watched.append(box)
+            self.contents.append(held_by(box))
+
+    def watched_anew(self, box):
+        """Takes what a watched container holds now for what it is to hold."""
+        for i in range(len(self.watched)):
+            if self.watched[i] is box:
+                self.contents[i] = held_by(box)
+                return
+
+    def check_watched(self):
+        """Raises if a container holds another parameter than it did."""
+        cdef Py_ssize_t i
+        cdef bint same = not self.suspicious
+        for i in range(len(self.watched)):
+            box = self.watched[i]
+            if isinstance(box, (list, dict)):
+                same = same and fastopt_same(box, <list>self.contents[i])
+            else:
+                same = same and [*map(id, box.values())] == [*map(id, self.contents[i])]
+        if not same:
+            self.on_change()()
+            self.suspicious = False
+
+    def check_lent(self):
+        """Raises RuntimeError while averages stand in the parameters."""
+        if self.lent:
+            raise RuntimeError("step() while averages are in the parameters: leave average_parameters() first")
 
     def set_state(self, Py_ssize_t i, states):
         """Gives parameter `i` its state arrays, in the order of the slots, None for a slot without one."""
@@ -706,6 +946,7 @@ cdef class Plan:
             self.walk.items[i].state[k] = NULL if states[k] is None else cnp.PyArray_BYTES(states[k])
         self.unready -= not self.walk.items[i].ready
         self.walk.items[i].ready = True
+        self.written_count = -1
 
     def drop_state(self, Py_ssize_t i):
         """Forgets the state of parameter `i`: it is made anew at its next gradient."""
@@ -716,10 +957,21 @@ cdef class Plan:
         self.unready += self.walk.items[i].ready
         self.walk.items[i].ready = False
         self.walk.items[i].step = 0
+        self.written_count = -1
 
     def has_state(self, Py_ssize_t i):
         """Whether parameter `i` has been given its state arrays."""
         return self.states[i] is not None
+
+    def exposed(self, Py_ssize_t i):
+        """Whether anybody but the optimizer and this plan has a state array of parameter `i`, or a view of one."""
+        cdef PyObject *array
+        for k in range(len(self.states[i] or ())):
+            array = PyList_GET_ITEM(self.states[i], k)
+            if <object>array is not None and (Py_REFCNT(array) > 2 or Py_REFCNT(
+                    <PyObject*>cnp.PyArray_BASE(<cnp.ndarray>array)) > 1):
+                return True
+        return False
 
     def group(self, Py_ssize_t i):
         """The group of parameter `i`."""
@@ -770,18 +1022,14 @@ cdef class Plan:
         """Checks one gradient against its parameter and writes its pointer and width."""
         cdef cnp.ndarray gradient
         cdef int k, kind
-        cdef char *data
         if given is None:
             out.data = NULL
             out.width = 0
             return 0
-        if not cnp.PyArray_Check(given):
+        if not cnp.PyArray_CheckExact(given):
             if isinstance(given, SparseRows) or hasattr(given, "tocoo"):
                 return self.take_rows(item, i, given, out)
-            given = as_array(given, f"gradient of {self.label(i)}", scalar=True)
-            if self.converted is None:
-                self.converted = []
-            self.converted.append(given)
+            given = self.given[i] = as_array(given, f"gradient of {self.label(i)}", scalar=not self.walk.zero)
         out.rows = NULL
         if not self.takes_dense:
             self.wrong_sparsity(i, "dense")
@@ -805,11 +1053,8 @@ cdef class Plan:
                 f"gradient of {self.label(i)} must be C-contiguous, aligned and in native byte order; "
                 f"pass numpy.ascontiguousarray(gradient)"
             )
-        data = cnp.PyArray_BYTES(gradient)
-        if data < item.param + item.size * item.width and item.param < data + item.size * out.width:
-            raise ValueError(f"gradient of {self.label(i)} shares memory with its parameter")
-        out.data = data
-        return 0
+        out.data = cnp.PyArray_BYTES(gradient)
+        return self.check_clear(i, out.data, item.size * out.width)
 
     cdef int take_rows(self, Item *item, Py_ssize_t i, object given, Gradient *out) except -1:
         """Checks a sparse gradient and writes its pointers."""
@@ -828,19 +1073,14 @@ cdef class Plan:
         if self.on_sparse is not None:
             given = self.on_sparse()(i, given)
         values = given.stored
-        if self.converted is None:
-            self.converted = []
-        self.converted.append(given)
+        self.given[i] = given
         out.data = cnp.PyArray_BYTES(values)
         out.width = <int>(cnp.PyArray_ITEMSIZE(values) // (2 if cnp.PyArray_ISCOMPLEX(values) else 1))
         out.count = len(given.indices)
         out.rows = <const long long*>cnp.PyArray_BYTES(<cnp.ndarray>given.indices)
         out.starts = <const long long*>cnp.PyArray_BYTES(<cnp.ndarray>given.starts)
         out.order = <const long long*>cnp.PyArray_BYTES(<cnp.ndarray>given.order)
-        if (out.data < item.param + item.size * item.width
-                and item.param < out.data + cnp.PyArray_NBYTES(values)):
-            raise ValueError(f"gradient of {self.label(i)} shares memory with its parameter")
-        return 0
+        return self.check_clear(i, out.data, cnp.PyArray_NBYTES(values))
 
     cdef wrong_sparsity(self, Py_ssize_t i, str kind):
         raise TypeError(
@@ -868,59 +1108,58 @@ cdef class Plan:
         """Keeps these gradients for every begin(None) from now on; None in the list skips a parameter."""
         cdef Py_ssize_t i
         cdef cnp.ndarray param
-        self.check_idle()
+        cdef Gradient looked
         if len(gradients) != self.walk.count:
             self.wrong_count(gradients)
         arrays = [None if gradient is None else as_array(gradient, f"gradient of {self.label(i)}")
                   for i, gradient in enumerate(gradients)]
+        if self.written_count < 0:
+            self.find_written()
         for i in range(self.walk.count):
             param, given = self.params[i], arrays[i]
-            self.take(&self.walk.items[i], param, i, given, &self.fresh[i])
+            self.take(&self.walk.items[i], param, i, given, &looked)
         for i in range(self.walk.count):
-            self.bound[i] = self.fresh[i]
+            self.walk.items[i].held = False
         self.bound_gradients[:] = arrays
         self.has_bound = True
 
     def unbind(self):
         """Forgets the gradients that bind() was given."""
-        self.check_idle()
         self.bound_gradients[:] = [None] * self.walk.count
-        for i in range(self.walk.count):
-            self.bound[i].data = NULL
-            self.bound[i].width = 0
         self.has_bound = False
 
     # ---- one step
 
-    def release(self):
-        """Gives the plan back after begin(), without a step."""
-        self.walk.units = self.walk.factors = NULL
-        self.busy = False
-        self.converted = self.given = self.units = self.factors = None
-
     def begin(self, list gradients):
-        """Checks what a step will touch and takes the plan. Raises RuntimeError if another step has it.
+        """Checks what a step will touch.
 
         Returns the cohorts of the step, as (group, number of this step, scalars before it), to be answered in
         the same order by run(). With None the bound gradients are used.
         """
         cdef Py_ssize_t i, k
         cdef int seen
-        cdef bint clear
+        cdef bint clear, bound = gradients is None
+        cdef list original = None
         cdef Item *item
         cdef Gradient *gradient
         cdef PyObject *param
         cdef PyObject *given
-        self.check_idle()
-        if gradients is not None:
-            if len(gradients) != self.walk.count:
-                self.wrong_count(gradients)
-            self.walk.gradients = self.fresh
-            self.given = gradients
-        elif self.has_bound:
-            self.walk.gradients = self.bound
-        else:
-            raise ValueError("step() needs grads: none were given and none are bound (see bind_grads)")
+        self.check_watched()
+        if self.lent:
+            self.check_lent()
+        if bound:
+            if not self.has_bound:
+                raise ValueError("step() needs grads: none were given and none are bound (see bind_grads)")
+            gradients = self.bound_gradients
+        elif len(gradients) != self.walk.count:
+            self.wrong_count(gradients)
+        else:  # to convert a gradient, and to ask for a coefficient, may run code that changes the list
+            original = gradients
+            gradients = gradients[:]
+        self.given, self.noted = gradients, []
+        self.begun = True
+        if self.written_count < 0:
+            self.find_written()
         self.cohort_count = 0
         self.elements = 0
         clear = self.walk.zero and self.cleared != NULL  # the gradients are known to overlap nothing
@@ -928,19 +1167,26 @@ cdef class Plan:
             item = &self.walk.items[i]
             gradient = &self.walk.gradients[i]
             param = PyList_GET_ITEM(self.params, i)
-            given = PyList_GET_ITEM(gradients, i) if gradients is not None else NULL
-            seen = fastopt_look(param, given, item.param, item.size * item.width)
-            if given != NULL:
-                if seen & ALIKE and self.takes_dense:
-                    gradient.data = cnp.PyArray_BYTES(<cnp.ndarray>given)
-                    gradient.width = item.width
-                    gradient.rows = NULL
-                else:
-                    self.take(item, <cnp.ndarray>param, i, <object>given, gradient)
-                    if len(gradients) != self.walk.count:  # to convert one may run code that changes the list
-                        self.wrong_count(gradients)
+            given = PyList_GET_ITEM(gradients, i)
+            seen = fastopt_look(param, given, item.param, item.header)
+            if seen & ALIKE and self.takes_dense:
+                gradient.data = cnp.PyArray_BYTES(<cnp.ndarray>given)
+                gradient.width = item.width
+                gradient.rows = NULL
+                if gradient.data != item.apart:
+                    self.check_clear(i, gradient.data, item.size * item.width)
+                    item.apart = gradient.data
+            else:
+                self.take(item, <cnp.ndarray>param, i, <object>given, gradient)
+                if original is not None and len(original) != self.walk.count:
+                    self.wrong_count(original)
             if gradient.width == 0 and not self.walk.staged:
                 continue
+            if bound and gradient.width != 0:
+                if Py_REFCNT(given) > 1:
+                    item.held = True
+                elif item.held:
+                    self.dropped(i)
             if clear:
                 clear = seen & WRITEABLE and self.cleared[i] == gradient.data
             if not seen & UNMOVED:
@@ -955,13 +1201,31 @@ cdef class Plan:
             if k < 0:
                 k = self.new_cohort(item)
             item.cohort = <int>k
+        if self.walk.staged:
+            self.look_at_followers()
         if self.walk.zero and not clear:
-            self.check_clearing(self.bound_gradients if gradients is None else gradients)
-        if gradients is not None and self.elements >= HOLD_GIL:
-            self.given = gradients[:]  # while the GIL is not held, another thread may change the list
-        self.busy = True
+            self.check_clearing(gradients)
         return [(self.walk.cohorts[k].group, self.walk.cohorts[k].step,
                  numbers(self.walk.cohorts[k].scalar, self.scalars)) for k in range(self.cohort_count)]
+
+    cdef dropped(self, Py_ssize_t i):
+        raise ValueError(f"the bound gradient of {self.label(i)} is held by nobody else any more: no new values can come "
+                         f"into it; call bind_grads() with the gradients of now")
+
+    cdef look_at_followers(self):
+        """Raises unless the arrays of the stages are where and what they were, and can be written."""
+        cdef Py_ssize_t i, k
+        cdef PyObject *array
+        for k in range(self.walk.followers):
+            if self.walk.follower[k].memory == NULL:
+                continue
+            name, arrays, _, _ = self.followers[k]
+            for i in range(self.walk.count):
+                array = PyList_GET_ITEM(arrays, i)
+                if self.walk.follower[k].memory[i] != NULL and not UNMOVED & fastopt_look(
+                        array, NULL, self.walk.follower[k].memory[i], self.walk.items[i].header):
+                    raise ValueError(f"{'the slow weights' if name == 'lookahead' else 'an average'} of {self.label(i)} "
+                                     f"must be a writable array in its own memory: it is read-only, or was changed")
 
     cdef check_clearing(self, list gradients):
         """Raises unless the gradients can be cleared and nothing else lies in their memory.
@@ -996,6 +1260,10 @@ cdef class Plan:
     cdef changed_parameter(self, Py_ssize_t i, cnp.ndarray param):
         if not cnp.PyArray_ISWRITEABLE(param):
             raise ValueError(f"{self.label(i)} is read-only")
+        if cnp.PyArray_BYTES(param) == self.walk.items[i].param:
+            raise ValueError(f"{self.label(i)} was given another shape, dtype or layout in place: it is of shape "
+                             f"{(<object>param).shape} and dtype {(<object>param).dtype} now; undo that, or see "
+                             f"replace_param()")
         raise ValueError(f"the memory of {self.label(i)} has moved since it was given; call rebind(params)")
 
     cdef int room_for_cohort(self) except -1:
@@ -1033,7 +1301,7 @@ cdef class Plan:
         cdef Py_ssize_t i, k
         cdef Cohort *cohort
         cdef double scale
-        if not self.busy or self.rule is None or len(coefficients) != self.cohort_count:
+        if not self.begun or self.rule is None or len(coefficients) != self.cohort_count:
             raise RuntimeError("run() answers the cohorts of begin()")
         for k in range(self.cohort_count):
             cohort = &self.walk.cohorts[k]
@@ -1060,18 +1328,18 @@ cdef class Plan:
                 cohort.prepared = False
         return 0
 
-    def run(self, list coefficients not None, num_threads=None):
-        """Makes the step and gives the plan back.
+    def run(self, list coefficients not None, num_threads=None, then=None):
+        """Makes the step, and counts it before a signal can be delivered.
 
         `coefficients` has for each cohort: ((scale, coupled decay), rule's coefficients, scalars after the step),
-        and with stages a fourth tuple, the coefficients of those that have a place. Returns what take_sums() asked
-        for, or None: of each parameter the 2-norms of g, of p and of the update.
+        and with stages a fourth tuple, the coefficients of those that have a place. `then` is what else the step
+        counts: see finish(). Returns what take_sums() asked for, or None: of each parameter the 2-norms of g, of p and
+        of the update.
         """
         self.answer(coefficients, False)
         self.go(STEP, num_threads)
-        norms = self.norms() if self.walk.sums_taken else None
-        self.finish()
-        return norms
+        self.count(then)
+        return self.norms() if self.walk.sums_taken else None
 
     def look(self, list coefficients not None, num_threads=None, *, bint agreement=False, list ratio=None):
         """What the step that run() would make with these coefficients will do; nothing is changed.
@@ -1144,7 +1412,6 @@ cdef class Plan:
         """
         cdef Py_ssize_t i, k
         cdef Follower *follower
-        self.check_idle()
         if len(followers) > FOLLOWERS:
             raise ValueError(f"there are at most {FOLLOWERS} stages after the rule, got {len(followers)}")
         for _, arrays, _, _ in followers:
@@ -1206,7 +1473,7 @@ cdef class Plan:
 
     cdef sweep(self, int purpose, num_threads):
         cdef bint staged = self.walk.staged
-        if not self.busy:
+        if not self.begun:
             raise RuntimeError("the gradients of a step are summed between begin() and run()")
         for i in range(self.walk.count):
             if self.walk.gradients[i].width and self.walk.gradients[i].rows != NULL:
@@ -1321,7 +1588,6 @@ cdef class Plan:
     def set_variants(self, variants):
         """Tells parameters of one group apart: those of one number, of one group and step, are one cohort."""
         cdef Py_ssize_t i
-        self.check_idle()
         variants = [int(variant) for variant in variants]
         if len(variants) != self.walk.count:
             raise ValueError(f"there must be {self.walk.count} variants, got {len(variants)}")
@@ -1335,9 +1601,7 @@ cdef class Plan:
     def taken(self):
         """The gradients of this step as (position, array) pairs; parameters without one are left out."""
         cdef Py_ssize_t i
-        given = self.bound_gradients if self.walk.gradients == self.bound else self.given
-        return [(i, as_array(given[i], "a gradient", scalar=True)) for i in range(self.walk.count)
-                if self.walk.gradients[i].width != 0]
+        return [(i, self.given[i]) for i in range(self.walk.count) if self.walk.gradients[i].width != 0]
 
     @staticmethod
     def can_look(str rule):
@@ -1345,8 +1609,12 @@ cdef class Plan:
         table = simd.table(simd.level())
         return rule in table.DIRECTIONS, rule in table.RATES
 
-    def finish(self):
-        """Counts the step and gives the plan back."""
+    def finish(self, then=None):
+        """Counts a step that was made elsewhere, and `then`: (dict, values) pairs, of which the dicts are updated, and
+        (plan, None), of which all step counts begin anew."""
+        self.count(then)
+
+    cdef int count(self, then) except -1:
         cdef Py_ssize_t i
         cdef Cohort *cohort
         for i in range(self.walk.count):
@@ -1356,7 +1624,19 @@ cdef class Plan:
                 if self.walk.gradients[i].width != 0:
                     cohort = &self.walk.cohorts[self.walk.items[i].cohort]
                     memcpy(self.walk.items[i].scalar, cohort.after, sizeof(cohort.after))
-        self.release()
+        self.steps += 1
+        for changes in (self.noted, then):
+            for target, values in changes or ():
+                if values is None:
+                    (<Plan>target).restart()
+                else:
+                    PyDict_Update(target, values)
+        return 0
+
+    cdef restart(self):
+        cdef Py_ssize_t i
+        for i in range(self.walk.count):
+            self.walk.items[i].step = 0
 
 
 # ---- checks of arrays --------------------------------------------------------------------------
@@ -1381,18 +1661,39 @@ def check_parameter(param, str label not None):
         )
 
 
-def check_overlap(list arrays not None, label):
-    """Raises if two of the arrays share memory; `label(i)` is how the error calls the array at position i."""
+def check_overlap(list arrays not None, label, most=None):
+    """Raises if two of the arrays share memory; `label(i)` is how the error calls the array at position i.
+
+    With `most`, only if one of them is among the first so many.
+    """
     if len(arrays) == 1:
         return
-    spans = sorted([(<size_t>cnp.PyArray_BYTES(array), cnp.PyArray_NBYTES(array), i)
-                    for i, array in enumerate(arrays) if cnp.PyArray_SIZE(array)])
+    spans = [(<size_t>cnp.PyArray_BYTES(array), cnp.PyArray_NBYTES(array), i)
+             for i, array in enumerate(arrays) if cnp.PyArray_SIZE(array)]
+    spans.sort()
+    check_spans(spans, label, most)
+
+
+cdef check_spans(list spans, label, most=None):
+    """Raises if one of these (address, bytes, position), ascending, reaches into the next."""
     for (low, size, i), (high, _, j) in zip(spans, spans[1:]):
-        if low + size > high:
+        if low + size > high and (most is None or min(i, j) < most):
             first, second = sorted((i, j))
             raise ValueError(
                 f"{label(first)} and {label(second)} share memory: it would be updated more than once"
             )
+
+
+cdef list held_by(box):
+    """What a list or mapping holds, in its order in memory."""
+    if isinstance(box, dict):
+        return list(dict.values(box))
+    return list.copy(box) if isinstance(box, list) else list(box.values())
+
+
+cdef bint shares(array, char *data, Py_ssize_t bytes):
+    cdef char *low = cnp.PyArray_BYTES(<cnp.ndarray>array)
+    return low < data + bytes and data < low + cnp.PyArray_NBYTES(array)
 
 
 cdef check_state(state, param, label):

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from .arrays import readable
 from .rows import group
 
 __all__ = ["SparseRows"]
@@ -15,11 +16,11 @@ class SparseRows:
     Args:
         indices: the rows, whole numbers from 0; shape (k,). A row named more than once has the sum of its values.
         values: float32, float64, complex64 or complex128; shape (k, *shape[1:]). Only read, and not copied if
-            C-contiguous: leave them alone until the step.
+            C-contiguous and in native byte order: leave them alone until the step.
         shape: the shape of the parameter.
 
     Attributes:
-        indices: the rows, each once, ascending.
+        indices: the rows, each once, ascending; read-only.
         values: a new array with the sum for each of them.
 
     A `scipy.sparse` matrix (CSR, CSC, COO) serves as a gradient too: its touched rows are those with a stored entry.
@@ -41,7 +42,7 @@ class SparseRows:
     __slots__ = ("indices", "order", "shape", "starts", "stored")
 
     def __init__(self, indices: Any, values: Any, shape: tuple[int, ...]) -> None:
-        rows, values = np.asarray(indices), np.asarray(values)
+        rows, values = readable(indices, "indices"), readable(values, "values")
         shape = tuple(int(length) for length in shape)
         if rows.size == 0:
             rows = rows.astype(np.int64)
@@ -57,15 +58,18 @@ class SparseRows:
             raise ValueError(f"indices must be from 0 to {shape[0] - 1}, got {rows.min()} to {rows.max()}")
         # row indices[k] is the sum of the stored rows order[starts[k] : starts[k + 1]], in this order
         self.indices, self.starts, self.order = group(np.ascontiguousarray(rows, np.int64), shape[0])
-        self.stored, self.shape = np.ascontiguousarray(values).reshape(values.shape), shape
+        for array in (self.indices, self.starts, self.order):  # a step reads them without another check
+            array.setflags(write=False)
+        self.stored, self.shape = np.require(values, requirements="CA").reshape(values.shape), shape
 
     @classmethod
     def of(cls, matrix):
         """The rows of a `scipy.sparse` matrix that have a stored entry."""
         entries = matrix.tocoo()
-        rows, place = np.unique(entries.row, return_inverse=True)
-        values = np.zeros((len(rows), matrix.shape[1]), entries.data.dtype)
-        np.add.at(values, (place, entries.col), entries.data)
+        first, *others = getattr(entries, "coords", None) or (entries.row, entries.col)
+        rows, place = np.unique(first, return_inverse=True)
+        values = np.zeros((len(rows), *matrix.shape[1:]), entries.data.dtype)
+        np.add.at(values, (place, *others), entries.data)
         return cls(rows, values, matrix.shape)
 
     @property

@@ -13,9 +13,10 @@ from ..kernels.plan import Plan, called, changed, check_parameter, unchanged
 from ..kernels.threads import Threaded
 from .checkpoint import match, match_stages, match_state, pack, pack_state
 from .hooks import GLOBAL_POST, GLOBAL_PRE, Hooked
-from .settings import KEPT, Rate, Rates, at, is_schedule
-from .state import ParameterState, step_count
-from .tree import flatten, is_container, listed
+from .interrupts import uninterrupted
+from .settings import KEPT, Rate, Rates, at, is_schedule, lasts
+from .state import ParameterState, Whole, step_count
+from .tree import containers, flatten, is_container, listed
 
 __all__ = ["Grads", "Optimizer", "Params", "Rate", "Rates", "float32"]
 
@@ -123,14 +124,17 @@ class Optimizer(Hooked, Threaded):
             self.add_param_group(group)
 
     def _setup(self):
-        self.param_groups: list[dict[str, Any]] = []
+        self._groups: list[dict[str, Any]] = []
+        self._firsts: list[int] = []  # per group: the position of its first parameter
+        self._names: set = set()
+        self._given: list[tuple] = []  # what parameters were given in: (structure, its leaves by key, positions)
         self._plan = Plan(self.rule, scalars=len(self.scalar_slots))
         self._plan.accept(self.sparse, WeakMethod(self._sparse_rows))  # no cycle: memory goes with the optimizer
         self._forget_settings()
         self._arrays: list[dict[str, np.ndarray]] = []  # per parameter: slot -> state array
         self._plain = True  # a list of gradients is one for each parameter, in order
-        self._restarted = False
-        self._count = 0
+        self._touched: dict = {}  # see SGD
+        self._regrouped: set[int] = set()  # groups whose options changed which state arrays they have
         self._setup_hooks()
 
     @staticmethod
@@ -152,7 +156,10 @@ class Optimizer(Hooked, Threaded):
             TypeError, ValueError: as for the constructor; also parameters already in another group,
                 hyperparameters this method does not have, and names given for only some of the parameters.
         """
-        self._plan.check_idle()
+        with self._plan:
+            self._add_group(param_group)
+
+    def _add_group(self, param_group):
         if not isinstance(param_group, Mapping):
             raise TypeError(f"param_group must be a dict, got {type(param_group).__name__}")
         if "params" not in param_group:
@@ -167,13 +174,13 @@ class Optimizer(Hooked, Threaded):
         names = [name for name, _ in leaves]
         if not leaves:
             raise ValueError("params of a group is empty")
+        found = leaves
         if param_group.get("param_names") is not None:
             names = check_param_names(param_group["param_names"], names)
             leaves = [(name, leaf) for name, (_, leaf) in zip(names, leaves, strict=True)]
-        known = self._plan.names
-        check_names(names, known)
+        check_names(names, self._names)
         params = []
-        for position, (name, leaf) in enumerate(leaves, len(known)):
+        for position, (name, leaf) in enumerate(leaves, len(self._plan)):
             label = called(position, name)
             array = as_array(leaf, label)
             check_parameter(array, label)
@@ -185,25 +192,99 @@ class Optimizer(Hooked, Threaded):
         group.update(self.defaults)
         group.update((key, value) for key, value in param_group.items() if key not in ("params", "param_names"))
         self._check_group(group)
-        self._plan.extend(params, names, len(self.param_groups))
-        self.param_groups.append(group)
-        self._plain = len(self.param_groups) == 1 and not (is_container(given) and any(map(is_container, given)))
+        first = len(self._plan)
+        self._plan.extend(params, names, len(self._groups))
+        self._admit(group, first)
+        self._plain = len(self._groups) == 1 and not (is_container(given) and any(map(is_container, given)))
         self._arrays += [{} for _ in params]
-        self._forget_settings()
+        self._remember(given, found, range(first, first + len(params)))
         if self._pipeline is not None:
             self._pipeline.grow()
+
+    def _admit(self, group, first):
+        """Takes a group into the tables: its parameters stand in the plan from position `first`."""
+        self._names.update(group.get("param_names", [None]))
+        self._groups.append(group)
+        self._firsts.append(first)
+        self._lists.append(group["params"])
+        self._settled.append((None, None))
+        self._lasting.append(({}, {}))
+        self._rows.append(None)
+        if len(self._groups) == 1:
+            self._plan.watch([self._groups], WeakMethod(self._look_again))
+        else:
+            self._plan.watched_anew(self._groups)
+        self._plan.add_watched([group["params"]])
+
+    # ---- where the parameters are
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The groups, as torch has them: changing `group["lr"]` acts at the next step."""
+        return self._groups
+
+    @param_groups.setter
+    def param_groups(self, groups):
+        raise AttributeError("param_groups cannot be replaced: change the values in its groups; add_param_group() adds "
+                             "a group, rebind() moves to other arrays")
+
+    def _remember(self, structure, leaves, positions):
+        """Keeps what parameters were given in, so that a step sees whether they are still there."""
+        keys = {i if name is None else name: leaf for i, (name, leaf) in enumerate(leaves)}
+        self._given.append((structure, keys, positions))
+        self._plan.add_watched(containers(structure))
+
+    def _look_again(self):
+        """Raises if another array, or none, is where a parameter was given; called when a container has changed."""
+        plan, groups = self._plan, self.param_groups
+        if [*map(id, groups)] != [*map(id, plan.contents[0])] and plan.watched[0] is groups:
+            raise ValueError("param_groups was changed: add_param_group() adds a group; one that was taken out is not "
+                             "stepped any more, and one that was put in never was")
+        for index, known in enumerate(self._lists):
+            first = self._firsts[index]
+            now, arrays = groups[index].get("params"), plan.params[first : first + self._size(index)]
+            where = f"param_groups[{index}]['params']"
+            if now is not known:
+                raise ValueError(f"{where} was replaced; rebind(params) moves to other arrays, add_param_group() adds "
+                                 "parameters")
+            if len(now) != len(arrays):
+                raise ValueError(f"{where} has {len(now)} entries instead of {len(arrays)}: add_param_group() adds "
+                                 "parameters, remove_param() takes one out")
+            for offset, (array, new) in enumerate(zip(arrays, now, strict=True)):
+                if new is not array:
+                    raise ValueError(f"{where}[{offset}] is another array than {plan.label(first + offset)}; "
+                                     "rebind(params) moves to other arrays")
+        for structure, leaves, positions in self._given:
+            self._check_leaves(structure, leaves, positions)
+        for box in plan.watched:
+            plan.watched_anew(box)
+
+    def _check_leaves(self, structure, leaves, positions):
+        plan = self._plan
+        now = {i if name is None else name: leaf for i, (name, leaf) in enumerate(flatten(structure))}
+        for (key, old), position in zip(leaves.items(), positions, strict=True):
+            label = plan.label(position)
+            if key not in now:
+                raise ValueError(f"{label} is no longer in what it was given in; remove_param() takes a parameter out")
+            if now[key] is not old and not same_memory(now[key], plan.params[position]):
+                raise ValueError(f"{label} was replaced by another array where it was given: the old one would be "
+                                 "stepped; rebind(params) moves to the arrays of now, add_param_group() adds one")
+        for key, leaf in now.items():
+            if key not in leaves and not any(same_memory(leaf, param) for param in plan.params):
+                raise ValueError(f"{key!r} was added to what parameters were given in, but is none of the optimizer; "
+                                 "add_param_group() adds it")
 
     # ---- hyperparameters
 
     def _forget_settings(self):
         """Lets every group be read anew at the next step; called when groups or state were replaced."""
-        groups = range(len(self.param_groups))
+        count = len(self.param_groups)
         self._lists = [group["params"] for group in self.param_groups]  # to notice a replacement
         # per group: its values (None: read them at every step), and what _settings made of them
-        self._settled: list[tuple] = [(None, None) for _ in groups]
+        self._settled: list[tuple] = [(None, None)] * count
         # per group: a copy of it, and the plain values of what does not change by itself
-        self._lasting: list[tuple] = [({}, {}) for _ in groups]
-        self._rows: list = [None for _ in groups]  # per group: the slots its parameters have in the plan
+        self._lasting: list[tuple] = [({}, {})] * count
+        self._rows: list = [None] * count  # per group: the slots its parameters have in the plan
 
     def _check_group(self, group):
         """Raises if the hyperparameters of a group are wrong, as far as can be known before its schedules run."""
@@ -222,17 +303,18 @@ class Optimizer(Hooked, Threaded):
         if names == ["lr"] and type(self.param_groups[index]["lr"]) is float:
             return self._settings_at_rate(index, settled)
         group, (before, lasting) = self.param_groups[index], self._lasting[index]
-        if group["params"] is not self._lists[index]:
-            raise ValueError(f"param_groups[{index}]['params'] was replaced; rebind(params) moves to other arrays")
+        if group.get("params") is not self._lists[index]:
+            self._look_again()
         settings, stays = {}, {}
         for name, check in self.hyperparameters.items():
+            if name not in group:
+                raise ValueError(f"param_groups[{index}] lacks {name!r}")
             value = group[name]
             if name in lasting and value is before[name]:
                 settings[name] = stays[name] = lasting[name]
                 continue
-            settings[name] = check(name, at(value, self._count))
-            # a schedule, and an array that can change in place without a trace, are read at every step
-            if not is_schedule(value) and not hasattr(value, "__dlpack__"):
+            settings[name] = check(name, at(value, self._plan.steps))
+            if lasts(value):  # a list or array can change in place without a trace, and is read at every step
                 stays[name] = settings[name]
         self.check_settings(settings)
         prepare = (-1.0 if settings.get("maximize") else 1.0, self.coupled_decay(settings))
@@ -243,7 +325,7 @@ class Optimizer(Hooked, Threaded):
         rows = tuple(self.slots(settings))
         if rows != self._rows[index]:
             self._rows[index] = rows
-            self._repoint(index, settings)
+            self._regrouped.add(index)
         return result
 
     def _settings_at_rate(self, index, settled):
@@ -258,17 +340,32 @@ class Optimizer(Hooked, Threaded):
 
     # ---- state
 
-    def _positions(self, index):
-        first = sum(len(group["params"]) for group in self.param_groups[:index])
-        return range(first, first + len(self.param_groups[index]["params"]))
+    def _size(self, index):
+        """How many parameters a group has."""
+        return (self._firsts[index + 1] if index + 1 < len(self._firsts) else len(self._plan)) - self._firsts[index]
 
-    def _repoint(self, index, settings):
-        """The options of a group changed which slots it has: parameters with a state get the new ones."""
-        self._give_states([position for position in self._positions(index) if self._plan.has_state(position)], settings)
+    def _positions(self, index):
+        return range(self._firsts[index], self._firsts[index] + self._size(index))
+
+    def _repoint(self):
+        """Gives parameters of groups whose options changed the slots that they have now, all or none.
+
+        Returns whether some of them begin to count their steps anew.
+        """
+        restarted = False
+        for index in sorted(self._regrouped):
+            settings = self._settled[index][1][0]
+            restarted |= self._give_states([position for position in self._positions(index)
+                                            if self._plan.has_state(position)], settings)
+            self._regrouped.discard(index)
+        return restarted
 
     def _give_states(self, positions, settings=None):
-        """Makes the state arrays that parameters lack, all or none, and shows them to the plan."""
-        made = []
+        """Makes the state arrays that parameters lack, all or none, and shows them to the plan.
+
+        Returns whether a parameter begins to count its steps anew.
+        """
+        made, restarted = [], False
         for position in positions:
             slots = self.slots(settings or self._settled[self._plan.group(position)][1][0])
             arrays = self._arrays[position]
@@ -278,9 +375,10 @@ class Optimizer(Hooked, Threaded):
             arrays = self._arrays[position]
             if new and not self.counts_steps and self._plan.get_step(position):
                 self._plan.set_step(position, 0)  # a buffer made now starts from its first gradient
-                self._restarted = True
+                restarted = True
             arrays.update(new)
             self._plan.set_state(position, [arrays[name] if name in slots else None for name in self.state_slots])
+        return restarted
 
     def _has_state(self, position):
         return self._plan.get_step(position) > 0 or bool(self._arrays[position])
@@ -293,14 +391,14 @@ class Optimizer(Hooked, Threaded):
 
     def reset_state(self) -> None:
         """Forgets all state and step counts, as if no step had been made; hyperparameters stay."""
-        self._plan.check_idle()
-        for position in range(len(self._plan)):
-            self._plan.drop_state(position)
-            self._arrays[position] = {}
-        self._forget_settings()
-        self._count = 0
-        if self._pipeline is not None:
-            self._pipeline.reset()
+        with self._plan, uninterrupted():
+            for position in range(len(self._plan)):
+                self._plan.drop_state(position)
+                self._arrays[position] = {}
+            self._forget_settings()
+            self._plan.steps = 0
+            if self._pipeline is not None:
+                self._pipeline.reset()
 
     @property
     def step_count(self) -> int:
@@ -308,16 +406,16 @@ class Optimizer(Hooked, Threaded):
 
         Setting it also sets the step count of every parameter that has a state.
         """
-        return self._count
+        return self._plan.steps
 
     @step_count.setter
     def step_count(self, count: int) -> None:
         count = step_count(count)
-        self._plan.check_idle()
-        for position in range(len(self._plan)):
-            if self._has_state(position):
-                self._plan.set_step(position, count)
-        self._count = count
+        with self._plan, uninterrupted():
+            for position in range(len(self._plan)):
+                if self._has_state(position):
+                    self._plan.set_step(position, count)
+            self._plan.steps = count
 
     def _tried(self):
         """Steps made and steps skipped: another number tells that `step` was called."""
@@ -329,7 +427,7 @@ class Optimizer(Hooked, Threaded):
     def _sparse_rows(self, position, gradient):
         """Checks a sparse gradient against the options, and returns the one to step with."""
         index = self._plan.group(position)
-        if at(self.param_groups[index].get("weight_decay", 0.0), self._count):
+        if at(self.param_groups[index].get("weight_decay", 0.0), self._plan.steps):
             raise ValueError(f"group {index} has weight_decay, which is not possible with sparse gradients")
         return gradient
 
@@ -382,7 +480,8 @@ class Optimizer(Hooked, Threaded):
         Raises:
             TypeError, ValueError: as for `step`; what was bound before stays bound.
         """
-        self._plan.bind(self._arrange(grads))
+        with self._plan:
+            self._plan.bind(self._arrange(grads))
 
     def zero_grad(self, set_to_none: bool = False) -> None:
         """Clears the bound gradients; does nothing when none are bound.
@@ -392,16 +491,16 @@ class Optimizer(Hooked, Threaded):
                 forgets the arrays instead. (torch's default is True; there the next backward pass makes new
                 ones, here nobody would.)
         """
-        self._plan.check_idle()
-        if set_to_none:
-            self._plan.unbind()
-            return
-        bound = [array for array in self._plan.bound_gradients if array is not None]
-        for array in bound:
-            if not array.flags.writeable:
-                raise ValueError("zero_grad() cannot write into a read-only gradient")
-        for array in bound:
-            array.fill(0)
+        with self._plan:
+            if set_to_none:
+                self._plan.unbind()
+                return
+            bound = [array for array in self._plan.bound_gradients if array is not None]
+            for array in bound:
+                if not array.flags.writeable:
+                    raise ValueError("zero_grad() cannot write into a read-only gradient")
+            for array in bound:
+                array.fill(0)
 
     def rebind(self, params: Params) -> None:
         """Points the optimizer at other arrays, when a framework's parameters moved; the state stays.
@@ -412,11 +511,30 @@ class Optimizer(Hooked, Threaded):
         Raises:
             TypeError, ValueError: anything differs; the optimizer is unchanged.
         """
-        leaves = self._arrange(params)
+        structure = listed(params)
+        with self._plan:
+            self._move_to(structure, self._arrange(structure))
+
+    def _move_to(self, structure, leaves):
+        plan = self._plan
         arrays = [as_array(leaf, f"params[{i}]") for i, leaf in enumerate(leaves)]
-        self._plan.rebind(arrays)
+        for i, array in enumerate(arrays):
+            self.check_parameter(array, plan.label(i) if i < len(plan) else f"params[{i}]")
+        with uninterrupted():
+            plan.rebind(arrays)
+            self._show(arrays)
+            self._given.clear()
+            self._plan.watch(self._boxes(), WeakMethod(self._look_again))
+            self._remember(structure, list(zip(plan.names, leaves, strict=True)), range(len(plan)))
+
+    def _show(self, arrays):
+        """Puts arrays into the groups."""
         for index, group in enumerate(self.param_groups):
             group["params"][:] = [arrays[position] for position in self._positions(index)]
+
+    def _boxes(self):
+        """The lists of the groups that hold parameters."""
+        return [self._groups, *(group["params"] for group in self._groups)]
 
     # ---- stages beside the rule
 
@@ -482,8 +600,9 @@ class Optimizer(Hooked, Threaded):
         """
         from .stages import Stages
 
-        self._plan.check_idle()
-        self._pipeline = self._pipelines()(self, Stages(**options), self._pipeline)
+        stages = Stages(**options)
+        with self._plan:
+            self._pipeline = self._pipelines()(self, stages, self._pipeline)
 
     def _pipelines(self):
         """The class of this method's stages."""
@@ -524,8 +643,9 @@ class Optimizer(Hooked, Threaded):
         >>> w
         array([-2., -1.])
         """
-        self._plan.check_idle()
-        self._stages().accumulate(grads, weight)
+        stages = self._stages()
+        with self._plan:
+            stages.accumulate(grads, weight)
 
     # ---- the step
 
@@ -593,13 +713,17 @@ class Optimizer(Hooked, Threaded):
 
     def _advance(self, grads):
         """Makes the step, from a list with one gradient for each parameter, or with the bound gradients."""
-        plan = self._plan
-        cohorts = plan.begin(grads)  # takes the plan, so that no other thread steps or changes it
-        try:
+        with self._plan:  # no other thread, and nothing that is called meanwhile, steps or changes it
+            self._make_step(grads)
+
+    def _make_step(self, grads, then=None):
+        """The same, with the plan held. `then`: what else the step counts, see `Plan.finish`."""
+        plan, groups = self._plan, self._groups
+        while True:
             answers = []
-            for index, step, scalars in cohorts:
+            for index, step, scalars in plan.begin(grads):
                 known, settled = self._settled[index]
-                if not unchanged(self.param_groups[index], known):
+                if not unchanged(groups[index], known):
                     settled = self._settings(index)
                 settings, prepare, later = settled
                 if later and step > 1:
@@ -608,17 +732,11 @@ class Optimizer(Hooked, Threaded):
                     answers.append((prepare, *self._with_scalars(settings, step, scalars)))
                 else:
                     answers.append((prepare, self.coefficients(settings, step), scalars))
-            if self._restarted:  # options changed so that some parameters start their count anew
-                self._restarted = False
-                plan.release()
-                return self._advance(grads)
-            if plan.unready:
-                self._give_states(plan.missing())
-            plan.run(answers, self._num_threads)  # gives the plan back
-        except BaseException:
-            plan.release()
-            raise
-        self._count += 1
+            if not (self._regrouped and self._repoint()):
+                break
+        if plan.unready:
+            self._give_states(plan.missing())
+        plan.run(answers, self._num_threads, then)
 
     # ---- checkpoints
 
@@ -632,8 +750,8 @@ class Optimizer(Hooked, Threaded):
         """
         for hook in self._state_dict_pre.values():
             hook(self)
-        self._plan.check_idle()
-        result = self._pack()
+        with self._plan:
+            result = self._pack()
         for hook in self._state_dict_post.values():
             result = hook(self, result) or result
         return result
@@ -650,8 +768,8 @@ class Optimizer(Hooked, Threaded):
         """
         for hook in self._load_pre.values():
             state_dict = hook(self, state_dict) or state_dict
-        self._plan.check_idle()
-        self._load(state_dict)
+        with self._plan:
+            self._load(state_dict)
         for hook in self._load_post.values():
             hook(self)
 
@@ -668,12 +786,13 @@ class Optimizer(Hooked, Threaded):
 
     def _adopt(self, fitted):
         (groups, states, count), stages = fitted
-        self._adopt_stages(stages)
-        for index, group in enumerate(groups):
-            self.param_groups[index].clear()
-            self.param_groups[index].update(group)
-        self._set_states([states.get(position, (0, (0.0,) * len(self.scalar_slots), {}))
-                          for position in range(len(self._plan))], count)
+        with uninterrupted():
+            self._adopt_stages(stages)
+            for index, group in enumerate(groups):
+                self.param_groups[index].clear()
+                self.param_groups[index].update(group)
+            self._set_states([states.get(position, (0, (0.0,) * len(self.scalar_slots), {}))
+                              for position in range(len(self._plan))], count)
 
     def _adopt_stages(self, stages):
         if stages is not None:
@@ -684,7 +803,7 @@ class Optimizer(Hooked, Threaded):
         """For each parameter its step count, scalars and state arrays, live; and the steps made."""
         plan = self._plan
         return [(plan.get_step(position), plan.get_scalars(position), self._arrays[position])
-                for position in range(len(plan))], self._count
+                for position in range(len(plan))], plan.steps
 
     def _set_states(self, states, count):
         """The reverse."""
@@ -694,7 +813,7 @@ class Optimizer(Hooked, Threaded):
             self._plan.set_scalars(position, scalars)
             self._arrays[position] = arrays
         self._forget_settings()
-        self._count = count
+        self._plan.steps = count
 
     def _pack_state(self, position, settings):
         """The state of a parameter in torch's layout; empty: it has none."""
@@ -709,40 +828,54 @@ class Optimizer(Hooked, Threaded):
     _owned = staticmethod(owned)  # copies a state array: what comes out of a pickle has no aligned memory
 
     def __getstate__(self):
-        self._plan.check_idle()
-        return {
-            "defaults": self.defaults,
-            "param_groups": self.param_groups,
-            "names": list(self._plan.names),
-            "arrays": self._arrays,
-            "steps": [self._plan.get_step(position) for position in range(len(self._plan))],
-            "plain": self._plain,
-            "pipeline": self._pipeline and self._pipeline.saved(),
-            "count": self._count,
-            "num_threads": self._num_threads,
-            "scalars": [self._plan.get_scalars(position) for position in range(len(self._plan))],
-            "bound": list(self._plan.bound_gradients) if self._plan.has_bound else None,
-        }
+        with self._plan:
+            return {
+                "defaults": self.defaults,
+                "param_groups": self.param_groups,
+                "names": list(self._plan.names),
+                "arrays": self._arrays,
+                "steps": [self._plan.get_step(position) for position in range(len(self._plan))],
+                "plain": self._plain,
+                "pipeline": self._pipeline and self._pipeline.saved(),
+                "count": self._plan.steps,
+                "num_threads": self._num_threads,
+                "scalars": [self._plan.get_scalars(position) for position in range(len(self._plan))],
+                "bound": list(self._plan.bound_gradients) if self._plan.has_bound else None,
+                "given": self._copied_structures(),
+                "whole": Whole(self._plan),
+            }
 
     def __setstate__(self, saved):
         self._setup()
         self.defaults = saved["defaults"]
-        self.param_groups = saved["param_groups"]
         names = iter(saved["names"])
-        for index, group in enumerate(self.param_groups):
-            self._plan.extend(group["params"], [next(names) for _ in group["params"]], index)
-        self._forget_settings()
+        for group in saved["param_groups"]:
+            first = len(self._plan)
+            self._plan.extend(group["params"], [next(names) for _ in group["params"]], len(self._groups))
+            self._admit(group, first)
         for position, (arrays, step) in enumerate(zip(saved["arrays"], saved["steps"], strict=True)):
             self._arrays.append({name: self._owned(array) for name, array in arrays.items()})
             self._plan.set_step(position, step)
             self._plan.set_scalars(position, saved["scalars"][position])
         self._plain = saved["plain"]
-        self._count = saved["count"]
+        self._plan.steps = saved["count"]
         self._num_threads = saved["num_threads"]
+        self._restore_structures(saved["given"])
         if saved["bound"] is not None:
             self._plan.bind(saved["bound"])
         if saved["pipeline"] is not None:
             self._pipeline = self._pipelines().restored(self, saved["pipeline"])
+
+    def _copied_structures(self):
+        """The structures that parameters were given in, where a copy of them has the copies of the parameters."""
+        return [(structure, list(positions)) for structure, leaves, positions in self._given
+                if all(leaf is self._plan.params[position]
+                       for leaf, position in zip(leaves.values(), positions, strict=True))
+                and all(type(box) in (list, dict) for box in containers(structure))]
+
+    def _restore_structures(self, structures):
+        for structure, positions in structures:
+            self._remember(structure, flatten(structure), positions)
 
     def __repr__(self):
         lines = []
@@ -771,6 +904,18 @@ def check_param_names(given, names):
     if any(name not in (None, other) for name, other in zip(names, given, strict=True)):
         raise ValueError(f"param_names is {list(given)}, but the names in params are {names}")
     return list(given)
+
+
+def same_memory(leaf, param):
+    """Whether a leaf of a structure is the memory of a parameter, as it is stepped."""
+    if leaf is param:
+        return True
+    try:
+        array = as_array(leaf, "")
+    except TypeError:
+        return False
+    return (array.shape == param.shape and array.dtype == param.dtype and array.strides == param.strides
+            and array.ctypes.data == param.ctypes.data)
 
 
 def is_group(node):

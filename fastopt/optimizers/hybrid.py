@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
+from weakref import WeakMethod
 
 import numpy as np
 
@@ -13,7 +14,8 @@ from .base import Grads, Optimizer, Params, check_names, is_group
 from .checkpoint import match_stages
 from .checks import check_matches
 from .muon import Muon
-from .state import ParameterState, step_count
+from .interrupts import uninterrupted
+from .state import ParameterState, Whole, step_count
 from .tree import flatten, is_container, listed
 
 Exclude = str | Iterable[str] | Callable[[Any, np.ndarray], bool]
@@ -81,6 +83,7 @@ class MuonAdamW(Optimizer):
         excluded = chosen(exclude, names, arrays)
         matrices = [array.ndim == 2 and not out for array, out in zip(arrays, excluded, strict=True)]
         self._make(arrays, names, matrices, muon, adamw)
+        self._remember(given, leaves, range(len(arrays)))
         self._plain = not (is_container(given) and any(map(is_container, given)))
         self.defaults = {name: part.defaults for name, part in self._parts.items()}
 
@@ -101,6 +104,7 @@ class MuonAdamW(Optimizer):
             if here:
                 self._positions_of[part] = positions
         self._plan.extend(arrays, names, 0)
+        self._plan.watch((), WeakMethod(self._look_again))
         self._arrays = [{} for _ in arrays]
         self.muon = made["muon"] if "muon" in self._positions_of else None
         self.adamw = made["adamw"] if "adamw" in self._positions_of else None
@@ -110,14 +114,9 @@ class MuonAdamW(Optimizer):
         return {name: getattr(self, name) for name in self._positions_of}
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+    def param_groups(self) -> list[dict[str, Any]]:
         """The groups of both parts, Muon's first."""
         return [group for part in self._parts.values() for group in part.param_groups]
-
-    @param_groups.setter
-    def param_groups(self, groups):
-        if groups:
-            raise AttributeError("param_groups cannot be replaced")
 
     def add_param_group(self, param_group: Mapping[str, Any]) -> None:
         """Raises ValueError: a `MuonAdamW` has all its parameters from the start."""
@@ -134,11 +133,11 @@ class MuonAdamW(Optimizer):
 
     def reset_state(self) -> None:
         """Forgets all state and step counts, as if no step had been made; hyperparameters stay."""
-        self._plan.check_idle()
-        for part in self._parts.values():
-            part.reset_state()
-        if self._pipeline is not None:
-            self._pipeline.reset()
+        with self._plan, uninterrupted():
+            for part in self._parts.values():
+                part.reset_state()
+            if self._pipeline is not None:
+                self._pipeline.reset()
 
     @property
     def step_count(self) -> int:
@@ -148,9 +147,9 @@ class MuonAdamW(Optimizer):
     @step_count.setter
     def step_count(self, count: int) -> None:
         count = step_count(count)
-        self._plan.check_idle()
-        for part in self._parts.values():
-            part.step_count = count
+        with self._plan, uninterrupted():
+            for part in self._parts.values():
+                part.step_count = count
 
     # ---- gradients and the step
 
@@ -160,48 +159,51 @@ class MuonAdamW(Optimizer):
         return self._in_order(flatten(grads))
 
     def _split(self, entries):
-        """What each part gets of a list with an entry for each parameter; None stays None."""
-        return {name: entries if entries is None else [entries[i] for i in positions]
-                for name, positions in self._positions_of.items()}
+        """What each part gets of a list with an entry for each parameter."""
+        return {name: [entries[i] for i in positions] for name, positions in self._positions_of.items()}
 
-    def bind_grads(self, grads: Grads) -> None:
-        """Keeps the arrays of `grads` for every later `step()` without gradients: see `Optimizer.bind_grads`."""
-        super().bind_grads(grads)
-        for name, bound in self._split(list(self._plan.bound_gradients)).items():
-            self._parts[name].bind_grads(bound)
+    def _move_to(self, structure, leaves):
+        before = self._split(self._plan.params)
+        super()._move_to(structure, leaves)
+        with uninterrupted():
+            try:
+                for name, moved in self._split(self._plan.params).items():
+                    self._parts[name].rebind(moved)
+            except BaseException:
+                for name, params in before.items():
+                    self._parts[name].rebind(params)
+                raise
 
-    def zero_grad(self, set_to_none: bool = False) -> None:
-        """Clears the bound gradients: see `Optimizer.zero_grad`."""
-        super().zero_grad(set_to_none)
-        if set_to_none:
-            for part in self._parts.values():
-                part.zero_grad(set_to_none=True)
+    def _show(self, arrays):
+        """The groups are those of the parts."""
 
-    def rebind(self, params: Params) -> None:
-        """Points the optimizer at other arrays, when a framework's parameters moved: see `Optimizer.rebind`."""
-        leaves = self._arrange(params)
-        arrays = [as_array(leaf, f"params[{i}]") for i, leaf in enumerate(leaves)]
-        self._plan.rebind(arrays)
-        for name, moved in self._split(arrays).items():
-            self._parts[name].rebind(moved)
+    def _boxes(self):
+        return []
 
-    def _advance(self, grads):
+    def _make_step(self, grads, then=None, first=None, after=None):
         for name, part in self._parts.items():
             if part._pipeline is not None:
                 raise ValueError(f"{name} has stages of its own: set them for the whole MuonAdamW")
-        self._plan.begin(grads)  # checks all gradients, and names them as the caller does
-        try:
-            split = self._split(grads)
-            if self.adamw is not None:
-                self.adamw.num_threads = self._num_threads
-            if self.muon is None:
+        plan = self._plan
+        plan.begin(grads)  # checks all gradients, and names them as the caller does
+        taken = dict(plan.taken())
+        split = self._split([taken.get(i) for i in range(len(plan))])
+        if self.adamw is not None:
+            self.adamw.num_threads = self._num_threads
+
+        def last():
+            if after is not None:
+                after()
+            plan.finish(then)
+
+        if self.muon is None:
+            with uninterrupted():
                 self.adamw._advance(split["adamw"])
-            elif self.adamw is None:
-                self.muon._advance(split["muon"])
-            else:  # AdamW steps when Muon can no longer fail
-                self.muon._advance(split["muon"], lambda: self.adamw._advance(split["adamw"]))
-        finally:
-            self._plan.release()
+                last()
+            return
+        second = None if self.adamw is None else lambda: self.adamw._advance(split["adamw"])
+        with self.muon._plan:  # AdamW steps when Muon can no longer fail
+            self.muon._make_step(split["muon"], first=second, after=last)
 
     # ---- checkpoints and copies
 
@@ -217,23 +219,26 @@ class MuonAdamW(Optimizer):
 
     def _adopt(self, fitted):
         parts, stages = fitted
-        self._adopt_stages(stages)
-        for name, part in self._parts.items():
-            part._adopt(parts[name])
+        with uninterrupted():
+            self._adopt_stages(stages)
+            for name, part in self._parts.items():
+                part._adopt(parts[name])
 
     def __getstate__(self):
-        self._plan.check_idle()
-        return {
-            "params": list(self._plan.params),
-            "names": list(self._plan.names),
-            "positions": self._positions_of,
-            "parts": self._parts,
-            "defaults": self.defaults,
-            "plain": self._plain,
-            "num_threads": self._num_threads,
-            "bound": list(self._plan.bound_gradients) if self._plan.has_bound else None,
-            "pipeline": self._pipeline and self._pipeline.saved(),
-        }
+        with self._plan:
+            return {
+                "params": list(self._plan.params),
+                "names": list(self._plan.names),
+                "positions": self._positions_of,
+                "parts": self._parts,
+                "defaults": self.defaults,
+                "plain": self._plain,
+                "num_threads": self._num_threads,
+                "bound": list(self._plan.bound_gradients) if self._plan.has_bound else None,
+                "pipeline": self._pipeline and self._pipeline.saved(),
+                "given": self._copied_structures(),
+                "whole": Whole(self._plan),
+            }
 
     def __setstate__(self, saved):
         self._setup()
@@ -244,6 +249,8 @@ class MuonAdamW(Optimizer):
         self.defaults = saved["defaults"]
         self._plain = saved["plain"]
         self._num_threads = saved["num_threads"]
+        self._plan.watch((), WeakMethod(self._look_again))
+        self._restore_structures(saved["given"])
         if saved["bound"] is not None:
             self._plan.bind(saved["bound"])
         if saved["pipeline"] is not None:

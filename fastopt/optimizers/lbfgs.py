@@ -13,8 +13,8 @@ from .base import Optimizer, Params, Rate
 from .checks import at_least_one, nonnegative, number, one_of, whole
 from .line_search import Point, strong_wolfe
 from .pairs import Pairs, dot
+from .interrupts import uninterrupted
 from .state import judging, same_shape
-from .whole import uninterrupted
 
 LEAST_CURVATURE = 1e-10  # a pair with sᵀy of no more is left out
 MEMORY = "memory"  # the slot of the first parameter that has all state
@@ -316,7 +316,7 @@ class LBFGS(Optimizer):
         with uninterrupted():
             memory.pairs.forget_mark()
             self._arrays[0][MEMORY] = memory
-            self._count += 1
+            self._plan.steps += 1
         return loss
 
     def _vectors(self):
@@ -337,11 +337,9 @@ class LBFGS(Optimizer):
         if isinstance(loss, tuple):
             loss, grads = loss
         memory.func_evals += 1
-        self._plan.begin(grads if grads is None else self._arrange(grads))
-        try:
+        with self._plan:
+            self._plan.begin(grads if grads is None else self._arrange(grads))
             return loss, vectors.gather(self._plan.taken(), held)
-        finally:
-            self._plan.release()
 
     def _iterate(self, closure, memory, settings, vectors):
         """All iterations of a step; the rules that end it, and their order, are torch's."""

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import numpy as np
+
 Rate = float | Callable[[int], float]  # a number, or a schedule
 Rates = tuple[Rate, Rate] | Callable[[int], tuple[float, float]]
 
@@ -13,16 +15,23 @@ NOT_TORCHS = frozenset({"eps_mode", "momentum_mode"})
 
 
 def is_schedule(value):
-    return callable(value) or (isinstance(value, tuple) and any(map(callable, value)))
+    return callable(value) or (isinstance(value, (tuple, list)) and any(map(callable, value)))
 
 
 def at(value, count):
     """The value of a hyperparameter after `count` steps: schedules are called, all else is as it is."""
     if callable(value):
         return value(count)
-    if isinstance(value, tuple):
+    if isinstance(value, (tuple, list)):
         return tuple(at(part, count) for part in value)
     return value
+
+
+def lasts(value):
+    """Whether a hyperparameter is what it is for as long as it is the same object: no list, array or schedule."""
+    if isinstance(value, tuple):
+        return all(map(lasts, value))
+    return value is None or isinstance(value, (int, float, str, np.generic))
 
 
 def plain(value):

@@ -64,15 +64,15 @@ class SGD(Optimizer):
     def _sparse_rows(self, position, gradient):
         """With momentum a row moves on after it was touched: the rows are all that have a buffer, as in torch."""
         gradient = super()._sparse_rows(position, gradient)
-        if not at(self.param_groups[self._plan.group(position)]["momentum"], self._count):
+        plan = self._plan
+        if not at(self.param_groups[plan.group(position)]["momentum"], plan.steps):
             return gradient
-        steps = self._plan.get_step(position)
+        steps, buffer = plan.get_step(position), self._arrays[position].get("momentum_buffer")
         known, touched = self._touched.get(position, (None, ()))
-        if known != steps:  # the last step was a dense one, or the state was loaded
-            buffer = self._arrays[position].get("momentum_buffer")
+        if known != steps or plan.exposed(position):  # a dense step, a loaded state, or somebody may have written to it
             touched = () if buffer is None else np.flatnonzero(buffer.reshape(len(buffer), -1).any(axis=1))
         touched = np.union1d(touched, gradient.indices).astype(np.int64, copy=False)
-        self._touched[position] = steps + 1, touched
+        plan.noted.append((self._touched, {position: (steps + 1, touched)}))
         return gradient.over(touched)
 
     def _forget_settings(self):

@@ -5,6 +5,7 @@ All that an optimizer does without stages stands in base.py; a step comes here o
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -30,6 +31,7 @@ from .clipping import (
     root,
     shrunk,
 )
+from .interrupts import uninterrupted
 from .state import fitted, judging
 
 __all__ = ["NonFiniteGradient", "Stages", "Step", "layer_decay"]
@@ -363,12 +365,19 @@ class Pipeline:
 
     def advance(self, grads, clip=None, grad_scale=None, on_nonfinite=None):
         """Makes the step of `Optimizer._advance` with the stages, or skips it."""
+        with self.optimizer._plan:
+            self.checked(grads, clip, grad_scale, on_nonfinite)
+        if self.stages.max_skips is not None and self.skipped_in_a_row > self.stages.max_skips:
+            raise NonFiniteGradient(f"{self.skipped_in_a_row} steps in a row were skipped for gradients that are not "
+                                    f"finite; max_skips is {self.stages.max_skips}")
+
+    def checked(self, grads, clip, grad_scale, on_nonfinite):
+        """The same, with the plan held."""
         optimizer, stages, plan = self.optimizer, self.stages, self.optimizer._plan
         if self.idle and clip is None and grad_scale is None and on_nonfinite is None and not self.weight:
             if plan.staged:
                 plan.stage([])
-            optimizer._advance(grads)
-            self.note(Step())
+            self.plainly(grads)
             return
         if clip is None:
             clip = stages.clip
@@ -385,41 +394,40 @@ class Pipeline:
             average._check_not_swapped("step()")
         if not plan.staged:
             self.install()
+        cohorts = self.settled(plan.begin(grads))
+        if optimizer._regrouped and optimizer._repoint():  # some parameters start their count anew
+            cohorts = self.settled(plan.begin(grads))
         record = Step()
-        cohorts = plan.begin(grads)
-        try:
-            cohorts = self.settled(cohorts)
-            if optimizer._restarted:  # options changed so that some parameters start their count anew
-                optimizer._restarted = False
-                plan.release()
-                self.advance(None if self.weight else grads, clip, grad_scale, on_nonfinite)
-                return
-            norms = self.measure(clip, policy, unscale, record)
-            if record.skipped:
+        norms = self.measure(clip, policy, unscale, record)
+        if record.skipped:
+            with uninterrupted():
                 if stages.zero_grad:
                     for _, gradient in plan.taken():
                         gradient[...] = 0
-                plan.release()
-            else:
-                self.walk(cohorts, clip, unscale, norms, record)
-        except BaseException:
-            plan.release()
-            raise
-        self.note(record)
-        if self.weight:
-            self.forget()
-        if stages.max_skips is not None and self.skipped_in_a_row > stages.max_skips:
-            raise NonFiniteGradient(f"{self.skipped_in_a_row} steps in a row were skipped for gradients that are not "
-                                    f"finite; max_skips is {stages.max_skips}")
+                for target, values in self.counted(record):
+                    target.update(values)
+                self.forget()
+        else:
+            self.walk(cohorts, clip, unscale, norms, record)
 
-    def note(self, record):
-        """Counts a step, and keeps what it did."""
-        self.steps += 1
-        self.clipped += record.clipped
-        self.skipped += record.skipped
-        self.skipped_in_a_row = self.skipped_in_a_row + 1 if record.skipped else 0
-        record.steps, record.skipped_steps, record.clipped_steps = self.steps, self.skipped, self.clipped
-        self.last = record
+    def plainly(self, grads):
+        """Makes a step without stages, which counts all the same."""
+        self.optimizer._make_step(grads, self.counted(Step()))
+
+    def counted(self, record):
+        """What a step counts here beside its own counters: see `Plan.finish`."""
+        made = {"steps": self.steps + 1, "clipped": self.clipped + record.clipped,
+                "skipped": self.skipped + record.skipped,
+                "skipped_in_a_row": self.skipped_in_a_row + 1 if record.skipped else 0, "last": record}
+        record.steps, record.skipped_steps, record.clipped_steps = made["steps"], made["skipped"], made["clipped"]
+        changes = [(vars(self), made)]
+        if not record.skipped:
+            changes += [(vars(average), {"_n_averaged": average.n_averaged + 1}) for average in self.stages.average]
+            if self.weight:
+                made |= {"weight": 0.0, "in_bound": False}
+                if self.sum is not None:
+                    changes.append((self.sum, None))
+        return changes
 
     def settled(self, cohorts):
         """Cohorts with the settings of their groups in the place of the group."""
@@ -505,20 +513,18 @@ class Pipeline:
         for place, average in self.shared:
             if average is None:
                 steps, share = stages.lookahead
-                plan.follow(place, (share,), (optimizer._count + 1) % steps == 0)
+                plan.follow(place, (share,), (plan.steps + 1) % steps == 0)
             else:
                 plan.follow(place, average.coefficients(average.n_averaged + 1))
         known = norms if order == 2.0 else None
         if stages.statistics:
             plan.take_sums(gradient=known is None, param=True, update=True)
-        taken = plan.run(answers, threads)
-        optimizer._count += 1
-        for average in stages.average:
-            average._n_averaged += 1  # without the checks of its setter
-        if stages.statistics:
-            if known is not None:
-                taken[:, 0] = known
-            self.take_statistics(taken, unscale, record)
+        with uninterrupted() if stages.statistics else nullcontext():
+            taken = plan.run(answers, threads, self.counted(record))
+            if stages.statistics:
+                if known is not None:
+                    taken[:, 0] = known
+                self.take_statistics(taken, unscale, record)
 
     @np.errstate(all="ignore")
     def factors(self, cohorts, answers):
@@ -601,21 +607,17 @@ class Pipeline:
                 raise ValueError("bound gradients are summed by whoever writes them: weight must be 1")
             if self.weight and not self.in_bound:
                 raise ValueError("accumulate() was called with grads before this one without")
-            self.in_bound = True
+            vars(self).update({"in_bound": True, "weight": self.weight + weight})
         else:
             if self.in_bound:
                 raise ValueError("accumulate() was called without grads before this one with")
             if not (type(grads) is list and self.optimizer._plain):
                 grads = self.optimizer._arrange(grads)
             self.ready_sum()
-            cohorts = self.sum.begin(grads)
-            try:
+            with self.sum:
+                cohorts = self.sum.begin(grads)
                 self.sum.run([((1.0, 0.0), (weight, float(step == 1)), ()) for _, step, _ in cohorts],
-                             self.optimizer._num_threads)
-            except BaseException:
-                self.sum.release()
-                raise
-        self.weight += weight
+                             self.optimizer._num_threads, [(vars(self), {"weight": self.weight + weight})])
 
     def ready_sum(self):
         """Makes the buffers that are summed into, for every parameter."""

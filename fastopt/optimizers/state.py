@@ -11,6 +11,19 @@ from ..kernels.arrays import aligned
 MOST_STEPS = 2**62  # far below where the counter of a plan ends
 
 
+class Whole:
+    """The last part of a copy or pickle: raises if the optimizer was stepped or changed since it was begun."""
+
+    def __init__(self, plan=None):
+        self.plan, self.turns = plan, plan and plan.turns
+
+    def __reduce__(self):
+        if self.plan is not None and (self.plan.held or self.plan.turns != self.turns):
+            raise RuntimeError("this optimizer is in use: it was stepped or changed by another thread while it was "
+                               "copied; copy it between its steps")
+        return Whole, ()
+
+
 class ParameterState(MutableMapping):
     """The state of one parameter: its step count and its state arrays, live.
 
@@ -35,16 +48,21 @@ class ParameterState(MutableMapping):
             return self._optimizer._plan.get_step(self._position)
         if key in self._optimizer.scalar_slots:
             return self._scalars()[key]
+        self._optimizer._touched.pop(self._position, None)  # who has the array may write to it
         return self._arrays[key]
 
     def __setitem__(self, key, value):
-        self._optimizer._plan.check_idle()
+        with self._optimizer._plan:
+            self._set(key, value)
+
+    def _set(self, key, value):
         if key == "step" and self._optimizer.counts_steps:
             self._optimizer._plan.set_step(self._position, step_count(value))
         elif key in self._optimizer.scalar_slots:
             scalars = self._scalars() | {key: float(value)}
             self._optimizer._plan.set_scalars(self._position, tuple(scalars.values()))
         elif key in self._arrays:
+            self._optimizer._touched.pop(self._position, None)
             label = self._optimizer._plan.label(self._position)
             self._arrays[key][...] = same_shape(value, self._arrays[key], key, label)
         else:

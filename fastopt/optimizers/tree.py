@@ -29,6 +29,22 @@ def flatten(tree):
     return list(walk(listed(tree), "", False))
 
 
+def containers(tree):
+    """The lists and mappings of a structure, in which its leaves can be replaced."""
+    if isinstance(tree, Mapping):
+        parts = list(tree.values())
+        if isinstance(tree, dict) or all(a is b for a, b in zip(parts, tree.values(), strict=True)):
+            yield tree  # another mapping may make its values anew each time
+    elif isinstance(tree, (list, tuple)):
+        parts = tree
+        if isinstance(tree, list):
+            yield tree
+    else:
+        return
+    for part in parts:
+        yield from containers(part)
+
+
 def exports_memory(node):
     if any(hasattr(node, name) for name in ("__array_interface__", "__array__", "__dlpack__", "tocoo")):
         return True

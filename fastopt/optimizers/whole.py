@@ -1,31 +1,11 @@
 """Methods that need a whole parameter at once: matrix products, row and column means."""
 
-import signal
-import threading
-from contextlib import contextmanager
-from typing import Any
-
 import numpy as np
 
 from ..kernels.arrays import full_like
 from ..kernels.plan import unchanged
 from .base import Optimizer
-
-
-@contextmanager
-def uninterrupted():
-    """Holds Ctrl-C back until the end of the block, so that a step is whole or not begun."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
-        yield
-        return
-    pending: list[Any] = []
-    before = signal.signal(signal.SIGINT, lambda *caught: pending.append(caught))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if pending and callable(before):
-        before(*pending[0])
+from .interrupts import uninterrupted
 
 
 class WholeOptimizer(Optimizer):
@@ -55,30 +35,40 @@ class WholeOptimizer(Optimizer):
     def slots(settings):
         return {}
 
-    def _advance(self, grads, first=None):
-        """See `Optimizer`. `first` is called when all is checked and nothing changed; it may still raise."""
+    def _make_step(self, grads, then=None, first=None, after=None):
+        """See `Optimizer`. `first` is called when all is checked and nothing changed; it may still raise. `after` is
+        called when the parameters are stepped, before the step is counted.
+        """
         plan = self._plan
         plan.begin(grads)
-        try:
-            settings = [(settled if unchanged(group, known) else self._settings(index))[0]
-                        for index, (group, (known, settled)) in enumerate(
-                            zip(self.param_groups, self._settled, strict=True))]
-            taken = plan.taken()
-            new = {position: self.new_state(plan.params[position], settings[plan.group(position)])
-                   for position, _ in taken if not self._arrays[position]}
-            for position, _ in taken:
-                self.prepare(plan.params[position])
-            # a warning that is an error, or np.seterr, must not end a step half way
-            with uninterrupted(), np.errstate(all="ignore"):
-                if first is not None:
-                    first()
+        taken = plan.taken()
+        settings = [(settled if unchanged(group, known) else self._settings(index))[0]
+                    for index, (group, (known, settled)) in enumerate(
+                        zip(self._groups, self._settled, strict=True))]
+        new = {position: self.new_state(plan.params[position], settings[plan.group(position)])
+               for position, _ in taken if not self._arrays[position]}
+        for position, _ in taken:
+            self.prepare(plan.params[position])
+        # a warning that is an error, or np.seterr, must not end a step half way
+        with uninterrupted(), np.errstate(all="ignore"):
+            if first is not None:
+                first()
+            if new:
                 for position, state in new.items():
                     self._arrays[position] = state
-                for position, grad in taken:
-                    self.update(plan.params[position], grad, self._arrays[position],
-                                settings[plan.group(position)], plan.get_step(position) + 1)
-                plan.finish()
-                self._count += 1
-        except BaseException:
-            plan.release()
-            raise
+                self._guard()
+            for position, grad in taken:
+                self.update(plan.params[position], grad, self._arrays[position],
+                            settings[plan.group(position)], plan.get_step(position) + 1)
+            if after is not None:
+                after()
+            plan.finish(then)
+
+    def _guard(self):
+        """Shows the plan the state, which it does not hold itself."""
+        self._plan.guard([(position, array) for position, arrays in enumerate(self._arrays)
+                          for array in arrays.values()])
+
+    def _set_states(self, states, count):
+        super()._set_states(states, count)
+        self._guard()

@@ -42,28 +42,34 @@ class WholePipeline(Pipeline):
         grads = [None] * len(plan)
         for i, grad in self.scaled(given, clip, unscale, measured, record):
             grads[i] = grad
-        plan.release()
         before = [param.copy() for param in plan.params] if stages.statistics else []
-        optimizer._advance(grads)
-        if stages.lookahead and optimizer.step_count % stages.lookahead[0] == 0:
-            for slow, param in zip(self.slow, plan.params, strict=True):
-                slow += stages.lookahead[1] * (param - slow)
-                param[...] = slow
-        if stages.bounds:
-            for param in plan.params:
-                np.clip(param, *stages.bounds, out=param)
-        for average in stages.average:
-            average.update()
-        if stages.statistics:
-            norms = np.zeros((len(plan), 3))
-            for i, grad in given:
-                norms[i, 0] = norm_of([grad], 2.0)
-            for i, (old, param) in enumerate(zip(before, plan.params, strict=True)):
-                norms[i, 1:] = norm_of([param], 2.0), norm_of([np.subtract(param, old, out=old)], 2.0)
-            self.take_statistics(norms, unscale, record)
-        if stages.zero_grad:
-            for _, grad in given:
-                grad[...] = 0
+        moves = [(average, average.coefficients(average.n_averaged + 1)) for average in stages.average]
+        for average, _ in moves:
+            average._check_parameters()
+        looks = bool(stages.lookahead) and (optimizer.step_count + 1) % stages.lookahead[0] == 0
+
+        def after():
+            if looks:
+                for slow, param in zip(self.slow, plan.params, strict=True):
+                    slow += stages.lookahead[1] * (param - slow)
+                    param[...] = slow
+            if stages.bounds:
+                for param in plan.params:
+                    np.clip(param, *stages.bounds, out=param)
+            for average, coefficients in moves:
+                average._take(coefficients)
+            if stages.statistics:
+                norms = np.zeros((len(plan), 3))
+                for i, grad in given:
+                    norms[i, 0] = norm_of([grad], 2.0)
+                for i, (old, param) in enumerate(zip(before, plan.params, strict=True)):
+                    norms[i, 1:] = norm_of([param], 2.0), norm_of([np.subtract(param, old, out=old)], 2.0)
+                self.take_statistics(norms, unscale, record)
+            if stages.zero_grad:
+                for _, grad in given:
+                    grad[...] = 0
+
+        optimizer._make_step(grads, self.counted(record), after=after)
 
     def scaled(self, given, clip, unscale, measured, record):
         """The gradients as the rule is to have them, in the dtype of their parameters."""
