@@ -29,7 +29,7 @@ from .optimizers.base import Optimizer, Params
 from .optimizers.settings import NOT_TORCHS
 from .optimizers.state import Given, judging
 from .optimizers.tree import flatten
-from .optimizers.whole import uninterrupted
+from .optimizers.interrupts import uninterrupted
 
 __all__ = ["load", "save", "to_torch"]
 
