@@ -31,8 +31,8 @@ from .kernels.plan import Plan
 from .kernels.threads import Threaded
 from .optimizers.base import Optimizer, Params, Rate
 from .optimizers.checks import closed_fraction, flag, fraction, one_of, positive, whole
-from .optimizers.settings import at
 from .optimizers.interrupts import uninterrupted
+from .optimizers.settings import at
 from .optimizers.state import Whole, fitted, step_count
 
 __all__ = ["EMA", "SWA", "Average"]

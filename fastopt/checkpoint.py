@@ -26,10 +26,10 @@ from .kernels.arrays import aligned, as_array
 from .kernels.checksum import xxh64
 from .lr_scheduler import LRScheduler
 from .optimizers.base import Optimizer, Params
+from .optimizers.interrupts import uninterrupted
 from .optimizers.settings import NOT_TORCHS
 from .optimizers.state import Given, judging
 from .optimizers.tree import flatten
-from .optimizers.interrupts import uninterrupted
 
 __all__ = ["load", "save", "to_torch"]
 

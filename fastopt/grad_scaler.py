@@ -11,8 +11,8 @@ from .kernels.norms import power_sum
 from .kernels.sparse import SparseRows
 from .optimizers.base import Grads, Optimizer, float32
 from .optimizers.checks import at_least_one, flag, number, whole
-from .optimizers.tree import flatten
 from .optimizers.interrupts import uninterrupted
+from .optimizers.tree import flatten
 
 __all__ = ["GradScaler"]
 

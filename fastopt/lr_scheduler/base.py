@@ -8,8 +8,8 @@ from typing import Any
 
 from ..optimizers.base import Optimizer
 from ..optimizers.checks import fraction, integer, nonnegative, number, shown
+from ..optimizers.interrupts import uninterrupted
 from ..optimizers.settings import is_schedule
-from ..optimizers.whole import uninterrupted
 
 TORCHS = frozenset({"_is_initial", "_get_lr_called_within_step"})  # in every state of torch but those of compositions
 DEPRECATED = "the epoch argument of step() is deprecated in torch; call step() without it"

@@ -10,11 +10,11 @@ import numpy as np
 from ..kernels.arrays import as_array
 from ..kernels.plan import called, check_parameter
 from .adam import AdamW
-from .base import Grads, Optimizer, Params, check_names, is_group
+from .base import Optimizer, Params, check_names, is_group
 from .checkpoint import match_stages
 from .checks import check_matches
-from .muon import Muon
 from .interrupts import uninterrupted
+from .muon import Muon
 from .state import ParameterState, Whole, step_count
 from .tree import flatten, is_container, listed
 

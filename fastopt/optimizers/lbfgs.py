@@ -11,9 +11,9 @@ import numpy as np
 from ..kernels.plan import check_parameter
 from .base import Optimizer, Params, Rate
 from .checks import at_least_one, nonnegative, number, one_of, whole
+from .interrupts import uninterrupted
 from .line_search import Point, strong_wolfe
 from .pairs import Pairs, dot
-from .interrupts import uninterrupted
 from .state import judging, same_shape
 
 LEAST_CURVATURE = 1e-10  # a pair with sᵀy of no more is left out
