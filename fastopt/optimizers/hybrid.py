@@ -114,7 +114,7 @@ class MuonAdamW(Optimizer):
         return {name: getattr(self, name) for name in self._positions_of}
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
         """The groups of both parts, Muon's first."""
         return [group for part in self._parts.values() for group in part.param_groups]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from ..kernels.hold import Ensured
 
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGUSR1", "SIGUSR2",
-                                              "SIGHUP", "SIGQUIT", "SIGBREAK") if hasattr(signal, name)]
+NAMES = "SIGINT SIGTERM SIGALRM SIGVTALRM SIGPROF SIGUSR1 SIGUSR2 SIGHUP SIGQUIT SIGBREAK"
+SIGNALS = [getattr(signal, name) for name in NAMES.split() if hasattr(signal, name)]
 
 
 class Held(Ensured):
