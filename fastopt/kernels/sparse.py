@@ -60,7 +60,7 @@ class SparseRows:
         self.indices, self.starts, self.order = group(np.ascontiguousarray(rows, np.int64), shape[0])
         for array in (self.indices, self.starts, self.order):  # a step reads them without another check
             array.setflags(write=False)
-        self.stored, self.shape = np.require(values, requirements="CA").reshape(values.shape), shape
+        self.stored, self.shape = np.require(values, requirements=["C", "A"]).reshape(values.shape), shape
 
     @classmethod
     def of(cls, matrix):

@@ -113,8 +113,8 @@ class MuonAdamW(Optimizer):
     def _parts(self) -> dict[str, Optimizer]:
         return {name: getattr(self, name) for name in self._positions_of}
 
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def param_groups(self) -> list[dict[str, Any]]:
         """The groups of both parts, Muon's first."""
         return [group for part in self._parts.values() for group in part.param_groups]
 
