@@ -364,3 +364,11 @@ def test_float32_is_as_near_to_float64_as_torch():
         assert own < 2, method.name
         for other in others:
             assert other is None or own <= 1.05 * other, method.name
+
+
+def test_rounding_of_a_scalar_ends_no_step():
+    for optimizer in (fastopt.NAdam([np.ones(2)], betas=(1 - 1e-12, 0.999), momentum_decay=1e6),
+                      fastopt.ASGD([np.ones(2)], lr=1e3, lambd=1e-3, alpha=400)):
+        for _ in range(3):
+            optimizer.step([np.ones(2)])
+        assert np.isfinite(optimizer.param_groups[0]["params"][0]).all()

@@ -67,7 +67,10 @@ class ASGD(Optimizer):
     @staticmethod
     def advance(settings, step, scalars):
         lr = settings["lr"]
-        eta = lr / (1.0 + settings["lambd"] * lr * step) ** settings["alpha"]
+        try:
+            eta = lr / (1.0 + settings["lambd"] * lr * step) ** settings["alpha"]
+        except OverflowError:
+            eta = 0.0
         return float32(eta), float32(1.0 / max(1.0, step - settings["t0"]))
 
     @staticmethod

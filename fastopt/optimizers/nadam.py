@@ -75,7 +75,8 @@ class NAdam(Optimizer):
 
     @classmethod
     def advance(cls, settings, step, scalars):
-        return (float32(scalars[0] * float32(cls.momentum(settings, step))),)
+        product = float32(scalars[0] * float32(cls.momentum(settings, step)))
+        return (min(product, 1.0 - 2.0**-24),)  # below 1, as in exact arithmetic: the step divides by the difference
 
     @classmethod
     def coefficients(cls, settings, step, scalars):
