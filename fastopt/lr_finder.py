@@ -19,14 +19,16 @@ True
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from .optimizers.base import Optimizer
-from .optimizers.checks import fraction, number, one_of, positive, whole_from
+from .optimizers.checks import fraction, number, one_of, positive, real, whole_from
 from .optimizers.hybrid import MuonAdamW
-from .optimizers.interrupts import uninterrupted
+from .optimizers.interrupts import Interrupts
+from .optimizers.rprop import Rprop
 from .schedules import exponential_decay, linear_schedule
 
 __all__ = ["RangeTest", "lr_range_test"]
@@ -47,9 +49,11 @@ def lr_range_test(optimizer: Optimizer, step: Callable[[], Any], start_lr: float
         s = m / (1 - β^(i+1))  with  m = β m + (1 - β) l  from zero
 
     Args:
-        optimizer: a fastopt optimizer. Every group gets the same rate, also where theirs differ.
+        optimizer: a fastopt optimizer, but Rprop, whose rate is only where its step sizes begin. Every group gets the
+            same rate, also where theirs differ.
         step: a function without arguments that makes one training step with `optimizer` and returns the loss, best on
-            fresh data each time. It must not step a scheduler.
+            fresh data each time. The step may be skipped, by `on_nonfinite` or a `GradScaler`. It must not step a
+            scheduler.
         start_lr: the first rate, above 0; small enough that nothing is learnt.
         end_lr: the last rate, above `start_lr`; so large that training diverges.
         num_iter: steps, at least 2.
@@ -62,19 +66,22 @@ def lr_range_test(optimizer: Optimizer, step: Callable[[], Any], start_lr: float
         The rates and losses, suggestions, and a picture: see `RangeTest`.
 
     Raises:
-        TypeError, ValueError: an argument is not as said above; `step` returned no number, made no step of the
+        TypeError, ValueError: an argument is not as said above; `step` returned no number, called no step of the
             optimizer, or changed the learning rate.
 
-    A loss that is not finite ends the test. Afterwards, also when `step` raised, the parameters, the state, step
-    counts and hyperparameters of the optimizer are what they were, bit for bit, so that training and schedulers go on
-    as if there had been no test; copies of parameters and state are kept meanwhile. Not undone is what `step` changes
-    elsewhere: random generators, the position in a data set, averages of weights.
+    A loss that is not finite ends the test. Afterwards, also when `step` raised or Ctrl-C was pressed, the parameters,
+    the state, step counts and hyperparameters of the optimizer, its stages with their averages and counters,
+    `last_step` and the gradients given to `accumulate` before are what they were, bit for bit, so that training and
+    schedulers go on as if there had been no test; copies are kept meanwhile. Not undone is what `step` changes
+    elsewhere: random generators, the position in a data set, the scale of a `GradScaler`, averages that it updates.
 
     Source: Smith 2017, arXiv 1506.01186, section 3.3. Arguments as those of fastai's and Lightning's lr_find, which
     smooth with β = 0.98.
     """
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer must be a fastopt optimizer, got {type(optimizer).__name__}")
+    if isinstance(optimizer, Rprop):
+        raise ValueError("a range test of Rprop has no meaning: its lr is only where its step sizes begin")
     if not callable(step):
         raise TypeError(f"step must be a function that makes a training step and returns the loss, got {step!r}")
     start, end = positive("start_lr", start_lr), positive("end_lr", end_lr)
@@ -91,9 +98,10 @@ def lr_range_test(optimizer: Optimizer, step: Callable[[], Any], start_lr: float
 
     rates, losses, smoothed, stopped = [], [], [], END
     mean, lowest = 0.0, math.inf
-    with Undone(optimizer):
+    interrupts = Interrupts()
+    with interrupts, Undone(optimizer):
         for i in range(count):
-            loss = train(optimizer, step, rate(i))
+            loss = train(optimizer, lambda: interrupts.call(step), rate(i))
             if not math.isfinite(loss):
                 stopped = NOT_FINITE
                 break
@@ -113,15 +121,9 @@ def train(optimizer, step, rate):
     """Makes one step at a rate and returns its loss as a float; raises if it was no step, or at another rate."""
     for group in optimizer.param_groups:
         group["lr"] = rate
-    made = optimizer.step_count
-    given = step()
-    try:
-        if isinstance(given, (str, bool)):
-            raise TypeError
-        loss = float(given)
-    except (TypeError, ValueError):
-        raise TypeError(f"step must return the loss, a number, got {given!r}") from None
-    if optimizer.step_count == made:
+    tried = optimizer._tried()
+    loss = real("step must return the loss: it", step())
+    if optimizer._tried() == tried:
         raise ValueError("step must make a step of the optimizer; its step count stayed the same")
     for index, group in enumerate(optimizer.param_groups):
         if group["lr"] != rate:
@@ -131,36 +133,52 @@ def train(optimizer, step, rate):
 
 
 class Undone:
-    """A context in which steps of an optimizer are made that are undone at its end."""
+    """A context in which steps of an optimizer are made that are undone at its end; nothing must interrupt its ends."""
 
     def __init__(self, optimizer):
-        self.optimizer = optimizer
+        self.optimizer, self.pipeline, self.stages = optimizer, optimizer._pipeline, None
         self.parts = list(optimizer._parts.values()) if isinstance(optimizer, MuonAdamW) else [optimizer]
+        self.params, self.groups, self.states, self.left_out = [], [], [], optimizer._left_out
 
     def __enter__(self):
         self.optimizer._plan.check_idle()
         self.params = [(param, param.copy()) for param in self.optimizer._plan.params]
         self.groups = [(group, dict(group)) for group in self.optimizer.param_groups]
-        self.states = [part._get_states() for part in self.parts]
-        self.stages = self.optimizer._pipeline and self.optimizer._pipeline.snapshot()
+        states = [part._get_states() for part in self.parts]
         # the steps change copies of the state, so that the originals need not be written to
         copies = [[(step, scalars, {name: part._owned(array) for name, array in arrays.items()})
                    for step, scalars, arrays in states]
-                  for part, (states, _) in zip(self.parts, self.states, strict=True)]
-        for part, states, (_, count) in zip(self.parts, copies, self.states, strict=True):
-            part._set_states(states, count)
+                  for part, (states, _) in zip(self.parts, states, strict=True)]
+        if self.pipeline is not None:
+            self.stages = self.pipeline.snapshot()
+            self.pipeline.set_aside()
+        self.states = states
+        for part, made, (_, count) in zip(self.parts, copies, states, strict=True):
+            part._set_states(made, count)
+            if part.rate_ahead:
+                part._with_scalars = partial(at_this_rate, type(part))
 
     def __exit__(self, *_):
-        with uninterrupted():
-            for param, values in self.params:
-                param[...] = values
-            for group, values in self.groups:
-                group.clear()
-                group.update(values)
-            for part, (states, count) in zip(self.parts, self.states, strict=True):
-                part._set_states(states, count)
-            if self.stages is not None:
-                self.optimizer._pipeline.restore(self.stages)
+        optimizer = self.optimizer
+        for param, values in self.params:
+            param[...] = values
+        for group, values in self.groups:
+            group.clear()
+            group.update(values)
+        for part, (states, count) in zip(self.parts, self.states, strict=True):
+            vars(part).pop("_with_scalars", None)
+            part._set_states(states, count)
+        optimizer._left_out = self.left_out
+        if optimizer._pipeline is not self.pipeline:  # made for an option of step()
+            optimizer._pipeline = self.pipeline
+            optimizer._plan.stage([])
+        if self.stages is not None:
+            self.pipeline.restore(self.stages)
+
+
+def at_this_rate(method, settings, step, scalars):
+    """`Optimizer._with_scalars` where the last step left a rate that is not this step's."""
+    return method._with_scalars(settings, step, method.advance(settings, step - 1, scalars) if step > 1 else scalars)
 
 
 class RangeTest:

@@ -3,7 +3,9 @@
 import copy
 import importlib
 import pickle
+import re
 import signal
+import sys
 import threading
 
 import numpy as np
@@ -294,9 +296,8 @@ def test_products_by_difference_are_those_of_the_vectors():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("when", [1, 4])
-@both_searches
-def test_what_is_not_finite_spreads_as_in_torch(search, bad, when):
-    calls = []
+def test_without_a_search_what_is_not_finite_spreads_as_in_torch(bad, when):
+    search, calls = None, []
 
     def problem():
         params, evaluate = quadratic()
@@ -320,6 +321,102 @@ def test_what_is_not_finite_spreads_as_in_torch(search, bad, when):
         step(), their_step()
     np.testing.assert_array_equal(np.isfinite(flat(params)), np.isfinite(flat(others)))
     assert calls[0] == calls[1]
+
+
+DOMAINS = {
+    "logarithm": (lambda x: -np.log(1 - x) - 3 * x, lambda x: 1 / (1 - x) - 3, [0.5, -40.0, 0.999], 2 / 3),
+    "root": (lambda x: x - 4 * np.sqrt(x), lambda x: 1 - 2 / np.sqrt(x), [0.01, 1.0, 90.0], 4.0),
+    "exponential": (lambda x: np.exp(x) - 9 * x, lambda x: np.exp(x) - 9, [-30.0, 0.0, 5.0], np.log(9)),
+    "hole": (lambda x: np.where((x > 1) & (x < 50), -np.inf, 0.5 * (x + 2) ** 2), lambda x: x + 2, [90.0, 0.5], -2.0),
+    "no gradient beyond": (lambda x: -x, lambda x: np.where(x > 3, np.nan, -1.0), [0.0], None),
+}
+
+
+@pytest.mark.parametrize("size", [1, 5])
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e6])
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_a_search_ends_at_the_best_finite_point_that_it_saw(domain, scale, size):
+    function, slope, starts, lowest = DOMAINS[domain]
+    for start in starts:
+        x = np.full(size, start)
+        optimizer, seen = fastopt.LBFGS(x, lr=scale, line_search_fn="strong_wolfe"), []
+
+        def closure(x=x, seen=seen):
+            with np.errstate(all="ignore"):
+                loss, grad = float(function(x).sum()), slope(x) + np.zeros(size)
+            if np.isfinite(loss) and np.isfinite(grad).all():
+                seen.append((loss, x.copy()))
+            return loss, grad
+
+        for _ in range(8):
+            optimizer.step(closure)
+            loss, at = min(seen, key=lambda one: one[0])
+            assert np.isfinite(x).all()
+            assert closure()[0] <= loss + 1e-12 * abs(loss), (start, x, at)
+            seen[:] = seen[-1:]
+            state = optimizer.state[0]
+            assert np.isfinite([state["t"], state["prev_loss"], *state["prev_flat_grad"]]).all()
+        if lowest is not None and (domain, start) != ("hole", 90.0) and scale == 1:
+            np.testing.assert_allclose(x, lowest, rtol=1e-3)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", ["loss", "gradient", "both"])
+def test_a_search_from_where_nothing_is_finite_stays(where, bad):
+    params, evaluate = logistic()
+    optimizer, step = ours(params, evaluate, max_iter=3, line_search_fn="strong_wolfe")
+    step()
+    before, calls = copies(params), []
+
+    def broken():
+        loss, grads = evaluate(params)
+        calls.append(loss)
+        if where != "loss":
+            grads[0][0] = bad
+        return bad if where != "gradient" else loss, grads
+
+    for _ in range(2):
+        optimizer.step(broken)
+    assert len(calls) == 2
+    np.testing.assert_array_equal(flat(params), flat(before))
+    step()
+    assert evaluate(params)[0] < calls[0]
+
+
+def test_a_search_from_which_nothing_else_is_finite_stays_and_begins_anew():
+    x, allowed = np.array([1.0, 1.0]), [True]
+    optimizer = fastopt.LBFGS(x, line_search_fn="strong_wolfe", max_iter=3)
+
+    def closure():
+        loss = float(x @ x) / 2
+        return (loss if allowed[0] or loss == kept else np.nan), x * (1.0, 3.0)
+
+    optimizer.step(closure)
+    kept, before, allowed[0] = float(x @ x) / 2, x.copy(), False
+    optimizer.step(closure)
+    np.testing.assert_array_equal(x, before)
+    assert optimizer.state[0]["old_stps"] == [] and optimizer.state[0]["t"] == 0.0
+    allowed[0] = True
+    for _ in range(5):
+        optimizer.step(closure)
+    assert float(x @ x) < 1e-6
+
+
+@both_searches
+@pytest.mark.parametrize("kind", [np.array, lambda loss: np.array([loss]), np.float64, np.float32])
+def test_losses_of_one_element_are_numbers(kind, search):
+    params, evaluate = quadratic()
+    others = copies(params)
+    one, two = (fastopt.LBFGS(each, line_search_fn=search, max_iter=5) for each in (params, others))
+    for _ in range(3):
+        one.step(lambda: evaluate(params))
+        two.step(lambda: (kind(evaluate(others)[0]), evaluate(others)[1]))
+    np.testing.assert_allclose(flat(params), flat(others), rtol=1e-4 if kind is np.float32 else 0)
+    for wrong in (None, "1", [1.0], np.ones(2), 10**400, 1j, True):
+        before = everything(two, others)
+        with pytest.raises((TypeError, ValueError), match="loss must be a number"):
+            two.step(lambda wrong=wrong: (wrong, evaluate(others)[1]))
+        assert everything(two, others) == before
 
 
 # ---- gradients and arguments
@@ -682,7 +779,7 @@ def test_one_step_at_a_time():
     ({"old_dirs": []}, "has [0-9]+ old_stps and 0 old_dirs"),
     ({"old_stps": [np.zeros(1)]}, "state 'old_stps' of parameter 0 must have shape"),
     ({"prev_flat_grad": None}, "state of parameter 0 lacks 'prev_flat_grad'"),
-    ({"n_iter": -1}, "n_iter must be a whole number of at least 0"),
+    ({"n_iter": -1}, "n_iter. of parameter 0 must be a whole number of at least 0"),
 ])
 def test_wrong_checkpoints_change_nothing(change, message):
     params, evaluate = logistic()
@@ -693,6 +790,58 @@ def test_wrong_checkpoints_change_nothing(change, message):
     before = everything(optimizer, params)
     with pytest.raises(ValueError, match=message):
         optimizer.load_state_dict(saved)
+    assert everything(optimizer, params) == before
+
+
+@both_searches
+def test_every_entry_of_a_checkpoint_is_needed_and_judged(search):
+    params, evaluate = logistic()
+    optimizer, step = ours(params, evaluate, max_iter=3, line_search_fn=search)
+    step(), step()
+    before, entries = everything(optimizer, params), dict(optimizer.state_dict()["state"][0])
+
+    def refused(changed, name):
+        saved = copy.deepcopy({**optimizer.state_dict(), "state": {0: changed}})
+        saved["param_groups"][0]["lr"] = 7.0
+        with pytest.raises((TypeError, ValueError), match=name):
+            optimizer.load_state_dict(saved)
+        assert everything(optimizer, params) == before and optimizer.param_groups[0]["lr"] == 1
+
+    refused({**entries, "exp_avg": np.zeros(8)}, "exp_avg")
+    for name, value in entries.items():
+        refused({key: other for key, other in entries.items() if key != name}, name)
+        wrong = [None, "x", {}, object(), np.zeros((2, 3)), 10**400, True]
+        if isinstance(value, list):
+            wrong += [3, value[:-1] if name != "al" else "ab", [*value, *value] if name != "al" else b"1",
+                      ["x", *value[1:]], [np.zeros((2, 2)), *value[1:]]]
+        elif isinstance(value, np.ndarray):
+            wrong += [value[1:], value.astype(int), value.astype(complex), list(map(str, value)), 3.0]
+        else:
+            wrong += [-1.0, [], 1j] if name != "prev_loss" else [[], 1j]
+            wrong += [2.5, -1, np.nan, np.inf] if isinstance(value, int) else []
+        for each in wrong:
+            if name == "prev_loss" and each is True:
+                continue
+            refused({**entries, name: each}, name)
+    refused({**entries, "ro": [2 * inverse for inverse in entries["ro"]]}, "ro")
+    refused({**entries, "t": np.nan}, "state 't'")
+    refused({**entries, "n_iter": 0}, "an n_iter of 0")
+    refused({**entries, "n_iter": entries["func_evals"] + 1}, "func_evals")
+    refused([], "must be a dict")
+
+
+@pytest.mark.parametrize("other", [fastopt.SGD, fastopt.Adam, fastopt.Adagrad, fastopt.Rprop, fastopt.ASGD])
+@pytest.mark.parametrize("stepped", [False, True])
+def test_the_checkpoint_of_another_method_is_refused(other, stepped):
+    params, evaluate = logistic()
+    optimizer, step = ours(params, evaluate)
+    step()
+    another = other(copies(params))
+    if stepped:
+        another.step([np.ones(7), np.ones(())])
+    before = everything(optimizer, params)
+    with pytest.raises((TypeError, ValueError)):
+        optimizer.load_state_dict(another.state_dict())
     assert everything(optimizer, params) == before
 
 
@@ -725,3 +874,52 @@ def test_the_contenders_of_the_benchmark_do_the_same():
     mine, their = (make(300, 4, None) for make in (bench.ours, bench.theirs))
     mine.turn(10), their.turn(10)
     np.testing.assert_allclose(mine.group["params"][0], their.group["params"][0].detach().numpy(), rtol=1e-3, atol=1e-4)
+
+
+# ---- a signal at any bytecode
+
+def interrupted(call, at, within=""):
+    """Calls with a SIGINT at the bytecode of this number, in files of such names; whether there were as many."""
+    count = [0]
+
+    def trace(frame, event, argument):
+        frame.f_trace_opcodes = True
+        if event == "opcode" and re.search(within, frame.f_code.co_filename):
+            count[0] += 1
+            if count[0] == at:
+                sys.settrace(None)
+                signal.raise_signal(signal.SIGINT)
+        return trace
+
+    try:
+        sys.settrace(trace)
+        try:
+            call()
+        finally:
+            sys.settrace(None)
+    except KeyboardInterrupt:
+        pass
+    return count[0] >= at
+
+
+@both_searches
+def test_a_signal_at_any_bytecode_leaves_a_step_whole_or_undone(search):
+    handler, at = signal.getsignal(signal.SIGINT), 1
+    while True:
+        params, evaluate = logistic()
+        optimizer, step = ours(params, evaluate, max_iter=3, line_search_fn=search)
+        step()
+        before = everything(optimizer, params)
+        there = interrupted(step, at)
+        now = everything(optimizer, params)
+        if now != before:
+            straight = logistic()[0]
+            other, whole = ours(straight, evaluate, max_iter=3, line_search_fn=search)
+            whole(), whole()
+            assert now == everything(other, straight)
+        assert signal.getsignal(signal.SIGINT) is handler
+        step()  # nothing is still taken
+        if not there:
+            break
+        at += 7
+    assert at > 300

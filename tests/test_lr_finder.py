@@ -1,10 +1,12 @@
 """The learning-rate range test finds rates that train, and leaves everything as it was."""
 
 import math
+import signal
 
 import numpy as np
 import pytest
 from common import name_of
+from test_lbfgs import interrupted
 
 import fastopt
 from fastopt import lr_finder, schedules
@@ -205,7 +207,8 @@ MAKERS = {
     **{f"{method.name} {name_of(options)}": (lambda params, method=method, options=options:
                                              method.optimizer(params, **{"lr": method.lr} | options),
                                              method.matrices_only or method.optimizer.sparse == "only")
-       for method in METHODS for options in (method.variants[0], method.variants[-1])},
+       for method in METHODS if method.optimizer is not fastopt.Rprop
+       for options in (method.variants[0], method.variants[-1])},
     "MuonAdamW": (lambda params: fastopt.MuonAdamW(params), True),
     "scheduled": (lambda params: fastopt.AdamW(params, lr=schedules.cosine_decay_schedule(0.1, 50),
                                                weight_decay=schedules.linear_schedule(0.1, 0.0, 50)), False),
@@ -339,9 +342,9 @@ def test_bad_arguments(arguments, error, message):
 
 
 @pytest.mark.parametrize(("returned", "error", "message"), [
-    (None, TypeError, "step must return the loss, a number, got None"),
-    ("1.0", TypeError, "step must return the loss, a number, got '1.0'"),
-    (np.zeros(3), TypeError, "step must return the loss, a number, got array"),
+    (None, TypeError, "step must return the loss: it must be a number, got None"),
+    ("1.0", TypeError, "step must return the loss: it must be a number, got '1.0'"),
+    (np.zeros(3), TypeError, "step must return the loss: it must be a number, got array"),
 ])
 def test_a_step_that_returns_no_loss(returned, error, message):
     optimizer, step = quadratic(lr=0.3)
@@ -365,3 +368,153 @@ def test_losses_of_other_types_serve():
     for kind in (np.float32, np.array, float):
         optimizer, step = quadratic()
         assert len(lr_range_test(optimizer, lambda step=step, kind=kind: kind(step()), num_iter=5).losses) == 5
+
+
+# ---- skipped steps, what is pending, signals
+
+def stepping(optimizer, w, bad=(), way=None, scaler=None):
+    """A step on a parabola, whose gradient is not finite at some calls."""
+    calls = []
+
+    def step():
+        calls.append(0)
+        loss, grad = float((w * w).sum()), 2 * w
+        if len(calls) in bad:
+            grad[0] = np.inf
+        if scaler is None:
+            optimizer.step([grad], **({"on_nonfinite": "skip"} if way == "step" else {}))
+        else:
+            grad *= scaler.get_scale()
+            if way == "unscale":
+                scaler.unscale_(optimizer, [grad])
+            scaler.step(optimizer, [grad])
+            scaler.update()
+        return loss
+
+    return step
+
+
+@pytest.mark.parametrize("way", ["policy", "step", "scaler", "unscale"])
+@pytest.mark.parametrize("bad", [(1,), (5,), (1, 2, 3), range(1, 21)], ids=str)
+def test_skipped_steps_are_steps(way, bad):
+    w = np.ones(2)
+    optimizer = fastopt.SGD(w, lr=0.1)
+    if way == "policy":
+        optimizer.set_stages(on_nonfinite="skip")
+    step = stepping(optimizer, w, bad, way, fastopt.GradScaler() if way in ("scaler", "unscale") else None)
+    found = lr_range_test(optimizer, step, 1e-6, 1e-2, 20)
+    assert len(found.losses) == 20
+    assert (w.tolist(), optimizer.step_count, optimizer.last_step) == ([1.0, 1.0], 0, fastopt.stages.Step())
+    twin = np.ones(2)
+    fastopt.SGD(twin, lr=0.1).step([np.ones(2)])
+    optimizer.step([np.ones(2)])
+    assert w.tolist() == twin.tolist()
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_a_pending_micro_batch_is_kept(bound):
+    w, grad = np.ones(2), np.array([1.0, 2.0])
+    optimizer = fastopt.SGD(w, lr=0.5)
+    if bound:
+        optimizer.bind_grads([grad])
+        optimizer.accumulate()
+    else:
+        optimizer.accumulate([grad])
+
+    def step():
+        loss = float((w * w).sum())
+        if bound:
+            grad[:] = 2 * w
+            optimizer.accumulate()
+            optimizer.step()
+        else:
+            optimizer.accumulate([4 * w])
+            optimizer.accumulate([np.zeros(2)])
+            optimizer.step()
+        return loss
+
+    found = lr_range_test(optimizer, step, 1e-3, 1e-1, 5)
+    np.testing.assert_allclose(found.losses[1], 2 * (1 - 2e-3) ** 2)
+    optimizer.step()
+    assert w.tolist() == [0.5, 0.0]
+
+
+def test_stages_averages_and_last_step_are_put_back():
+    problem, twin = (Problem(lambda params: fastopt.AdamW(params, lr=0.05)) for _ in range(2))
+    averages = [fastopt.averages.EMA(one.params, 0.9) for one in (problem, twin)]
+    for one, average in zip((problem, twin), averages, strict=True):
+        one.optimizer.set_stages(average=average, clip=0.1, statistics=True, lookahead=(3, 0.5), on_nonfinite="skip")
+        for _ in range(4):
+            one.step()
+    state = problem.rng.bit_generator.state
+    lr_range_test(problem.optimizer, problem.step, num_iter=10)
+    problem.rng.bit_generator.state = state
+    for _ in range(4):
+        assert problem.optimizer.last_step == twin.optimizer.last_step
+        assert averages[0].n_averaged == averages[1].n_averaged
+        assert [x.tobytes() for x in averages[0].averages] == [x.tobytes() for x in averages[1].averages]
+        assert repr(problem.optimizer.state_dict()) == repr(twin.optimizer.state_dict())
+        assert problem.snapshot() == twin.snapshot()
+        assert problem.step() == twin.step()
+
+
+@pytest.mark.parametrize("before", [0, 3])
+@pytest.mark.parametrize("staged", [False, True])
+def test_each_step_of_asgd_has_its_rate(before, staged):
+    w = np.zeros(1)
+    optimizer = fastopt.ASGD(w, lr=0.1, lambd=0.0)
+    if staged:
+        optimizer.set_stages(clip=100.0)
+    for _ in range(before):
+        optimizer.step([np.ones(1)])
+    moved = []
+
+    def step():
+        at = w[0]
+        optimizer.step([np.ones(1)])
+        moved.append(at - w[0])
+        return 1.0
+
+    found = lr_range_test(optimizer, step, 1e-4, 1.0, 10)
+    np.testing.assert_allclose(moved, found.rates, rtol=1e-6)
+    at = w[0]
+    optimizer.step([np.ones(1)])
+    np.testing.assert_allclose(at - w[0], 0.1, rtol=1e-6)
+
+
+def test_rprop_is_refused():
+    optimizer = fastopt.Rprop(np.ones(2))
+    with pytest.raises(ValueError, match="a range test of Rprop has no meaning"):
+        lr_range_test(optimizer, lambda: optimizer.step([np.ones(2)]) or 1.0)
+    assert optimizer.step_count == 0
+
+
+def test_a_signal_at_any_bytecode_puts_all_back():
+    handler, at, there = signal.getsignal(signal.SIGINT), 1, True
+    while there:
+        w, grad = np.ones(2), np.ones(2)
+        optimizer = fastopt.Adam(w, lr=0.1)
+        average = fastopt.averages.EMA([w], 0.5)
+        optimizer.set_stages(average=average)
+        optimizer.step([grad])
+        optimizer.accumulate([grad])
+        state, before = optimizer.state[0]["exp_avg"], everything(optimizer, w, average)
+
+        def step(optimizer=optimizer, grad=grad):
+            optimizer.step([grad])
+            return 1.0
+
+        there = interrupted(lambda o=optimizer, step=step: lr_range_test(o, step, num_iter=2), at,
+                            "lr_finder|interrupts")
+        assert everything(optimizer, w, average) == before, at
+        assert optimizer.state[0]["exp_avg"] is state
+        assert signal.getsignal(signal.SIGINT) is handler
+        optimizer.step()
+        at += 3
+    assert at > 300
+
+
+def everything(optimizer, w, average):
+    pipeline = optimizer._pipeline
+    return (w.tolist(), repr(optimizer.state_dict()), optimizer.last_step, average.averages[0].tolist(),
+            average.n_averaged, pipeline.weight, pipeline.taken()[0].tolist())

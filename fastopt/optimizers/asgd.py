@@ -42,6 +42,7 @@ class ASGD(Optimizer):
     rule = "asgd"
     state_slots = ("ax",)
     scalar_slots = ("eta", "mu")
+    rate_ahead = True
     hyperparameters = {
         "lr": nonnegative,
         "lambd": nonnegative,

@@ -50,6 +50,7 @@ class Optimizer(Hooked, Threaded):
     settles: ClassVar[bool] = False  # True: the coefficients of step 2 are those of every later one
     counts_steps: ClassVar[bool] = True  # False: torch keeps no step count for this method
 
+    rate_ahead: ClassVar[bool] = False  # True: `scalar_slots` hold the rate of the next step
     integer_step: ClassVar[bool] = False  # True: a checkpoint of torch has the step count as an int
     _pipeline: Any = None  # the stages of a step, where some were set
     _left_out = 0  # steps that a GradScaler did not make, after unscale_() found what is not finite

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -23,7 +24,10 @@ class Held(Ensured):
             handler = signal.getsignal(number)
             if callable(handler):
                 self.handlers.append((number, handler))
-                signal.signal(number, lambda *caught, handler=handler: self.pending.append((handler, caught)))
+                signal.signal(number, lambda *caught, handler=handler: self.caught(handler, caught))
+
+    def caught(self, handler: Any, caught: tuple) -> None:
+        self.pending.append((handler, caught))
 
     def end(self) -> None:
         for number, handler in self.handlers:
@@ -31,6 +35,38 @@ class Held(Ensured):
         pending, self.pending = self.pending, []
         for handler, caught in pending:
             handler(*caught)
+
+
+class Interrupts(Held):
+    """The same, but during functions that are called by `call`: there a handler is called at once, as ever.
+
+    What undoes the block after it raised is not interrupted a second time.
+    """
+
+    opened = False
+
+    def begin(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            super().begin()
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        self.opened = True
+        try:
+            return function()
+        finally:
+            self.opened = False
+
+    def caught(self, handler, caught):
+        if not self.opened:
+            super().caught(handler, caught)
+            return
+        self.opened = False
+        handler(*caught)
+        self.opened = True  # it did not raise
+
+    def end(self) -> None:
+        self.opened = False
+        super().end()
 
 
 def uninterrupted() -> AbstractContextManager[Any]:

@@ -4,17 +4,18 @@ import copy
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
+from math import isfinite, sqrt
 from typing import Any
 
 import numpy as np
 
 from ..kernels.plan import check_parameter
 from .base import Optimizer, Params, Rate
-from .checks import at_least_one, nonnegative, number, one_of, whole
-from .interrupts import uninterrupted
-from .line_search import Point, strong_wolfe
+from .checks import at_least_one, nonnegative, number, one_of, real, whole
+from .interrupts import Interrupts
+from .line_search import Point, finite, strong_wolfe
 from .pairs import Pairs, dot
-from .state import judging, same_shape
+from .state import fitted, judging
 
 LEAST_CURVATURE = 1e-10  # a pair with sᵀy of no more is left out
 MEMORY = "memory"  # the slot of the first parameter that has all state
@@ -136,29 +137,59 @@ class Memory:
 
     @classmethod
     def of(cls, entries: Mapping[str, Any], vectors: Vectors, size: int, label: str) -> "Memory":
-        """The reverse of `entries`; everything is copied."""
-        def vector(name, value):
-            return same_shape(value, vectors.point, name, label)
+        """The reverse of `entries`; everything is judged, and copied."""
+        if not isinstance(entries, Mapping):
+            raise TypeError(f"state of {label} must be a dict, got {type(entries).__name__}")
 
-        memory = cls(vectors, 1)
-        memory.func_evals = whole("func_evals", entries.get("func_evals", 0))
-        memory.n_iter = whole("n_iter", entries.get("n_iter", 0))
-        if not memory.n_iter:
-            return memory
-        wanted = ("d", "t", "old_dirs", "old_stps", "H_diag", "prev_flat_grad", "prev_loss")
+        def judged(check, name):
+            return check(f"state {name!r} of {label}", entries[name])
+
+        def parts(name):
+            if not isinstance(entries[name], (list, tuple)):
+                raise TypeError(f"state {name!r} of {label} must be a list, got {type(entries[name]).__name__}")
+            return entries[name]
+
+        counts, later = ("func_evals", "n_iter"), ("d", "t", "old_dirs", "old_stps", "ro", "H_diag", "prev_flat_grad",
+                                                   "prev_loss")
+        unknown = [name for name in entries if name not in (*counts, *later, "al")]
+        if unknown:
+            raise ValueError(f"state of {label} has {unknown[0]!r}; LBFGS has {', '.join((*counts, *later, 'al'))}")
+        wanted: tuple[str, ...] = counts
+        if entries.get("n_iter") is not None and judged(whole, "n_iter"):
+            wanted += later if judged(whole, "n_iter") == 1 else (*later, "al")
         missing = [name for name in wanted if entries.get(name) is None]
         if missing:
             raise ValueError(f"state of {label} lacks {missing[0]!r}")
-        memory.t, memory.previous_loss = float(entries["t"]), float(entries["prev_loss"])
-        memory.direction[...] = vector("d", entries["d"])
-        memory.previous_grad[...] = vector("prev_flat_grad", entries["prev_flat_grad"])
-        steps, changes = ([vector(name, value) for value in entries[name]] for name in ("old_stps", "old_dirs"))
-        if len(steps) != len(changes):
-            raise ValueError(f"state of {label} has {len(steps)} old_stps and {len(changes)} old_dirs")
-        memory.pairs = Pairs.of(size, steps, changes, vectors.length, vectors.dtype, float(entries["H_diag"]))
+        memory = cls(vectors, 1)
+        memory.func_evals, memory.n_iter = judged(whole, "func_evals"), judged(whole, "n_iter")
+        if memory.n_iter > memory.func_evals:
+            raise ValueError(f"state of {label} has an n_iter of {memory.n_iter}, more than the func_evals")
+        if not memory.n_iter:
+            early = [name for name in entries if name not in counts and entries[name] is not None]
+            if early:
+                raise ValueError(f"state of {label} has {early[0]!r}, but an n_iter of 0")
+            return memory
+        memory.t, memory.previous_loss = judged(nonnegative, "t"), judged(real, "prev_loss")
+        scale = judged(real, "H_diag")
+        if scale < 0:
+            raise ValueError(f"state 'H_diag' of {label} must be at least 0, got {scale!r}")
+        memory.direction = fitted(entries["d"], vectors.point, "d", label)
+        memory.previous_grad = fitted(entries["prev_flat_grad"], vectors.point, "prev_flat_grad", label)
+        steps, changes = ([fitted(value, vectors.point, name, label) for value in parts(name)]
+                          for name in ("old_stps", "old_dirs"))
+        inverses = [real(f"state 'ro' of {label}", value) for value in parts("ro")]
+        if not len(steps) == len(changes) == len(inverses):
+            raise ValueError(f"state of {label} has {len(steps)} old_stps and {len(changes)} old_dirs, and "
+                             f"{len(inverses)} numbers in ro")
+        memory.pairs = Pairs.of(size, steps, changes, vectors.length, vectors.dtype, scale)
+        for inverse, step, change in zip(inverses, steps, changes, strict=True):
+            curvature, reach = dot(step, change), sqrt(dot(step, step)) * sqrt(dot(change, change))
+            if not inverse >= 0 or (isfinite(reach) and abs(inverse * curvature - 1.0) > 1e-2 * inverse * reach + 1e-6):
+                raise ValueError(f"state 'ro' of {label} must have 1 / (old_stps · old_dirs), got {inverse!r} "
+                                 f"where that is 1 / {curvature!r}")
         if entries.get("al") is not None:
-            al = [value for value in entries["al"] if value is not None]
-            memory.al = np.array([float(value) for value in al[: memory.pairs.count]])
+            al = [real(f"state 'al' of {label}", value) for value in parts("al") if value is not None]
+            memory.al = np.array(al[: memory.pairs.count])
         return memory
 
 
@@ -280,8 +311,9 @@ class LBFGS(Optimizer):
             RuntimeError: another thread, or the closure, is stepping this optimizer.
 
         If anything raises, the closure and Ctrl-C included, the parameters and the state are put back to what they
-        were before the step. A loss or gradient that is not finite is no error: it spreads as in torch, into the
-        parameters if there is no line search. Keep a copy, or raise in the closure.
+        were before the step. A loss or gradient that is not finite is no error. Without a line search it spreads into
+        the parameters, as in torch: keep a copy, or raise in the closure. A line search comes back from there, and
+        the step ends at the best point that it saw, which may be the one where it began.
         """
         return super().step(closure=closure)
 
@@ -290,13 +322,15 @@ class LBFGS(Optimizer):
             closure = grads  # a hook's arguments may be (closure,)
         if not callable(closure):
             raise TypeError(f"LBFGS needs step(closure): a function that computes the loss, got {closure!r}")
-        if not self._stepping.acquire(blocking=False):
-            raise RuntimeError("this optimizer is in use: a step is being made by another thread or by the function "
-                               "that called this one; give each thread an optimizer of its own")
-        try:
-            return self._whole_step(closure)
-        finally:
-            self._stepping.release()
+        interrupts = Interrupts()
+        with interrupts:
+            if not self._stepping.acquire(blocking=False):
+                raise RuntimeError("this optimizer is in use: a step is being made by another thread or by the "
+                                   "function that called this one; give each thread an optimizer of its own")
+            try:
+                return self._whole_step(lambda: interrupts.call(closure))  # which takes the time of a step
+            finally:
+                self._stepping.release()
 
     def _whole_step(self, closure):
         """A step that is made or undone."""
@@ -309,14 +343,12 @@ class LBFGS(Optimizer):
             memory.resize(settings["history_size"])
             loss = self._iterate(closure, memory, settings, vectors)
         except BaseException:
-            with uninterrupted():
-                vectors.load(vectors.start)
-                memory.restore(mark)
+            vectors.load(vectors.start)
+            memory.restore(mark)
             raise
-        with uninterrupted():
-            memory.pairs.forget_mark()
-            self._arrays[0][MEMORY] = memory
-            self._plan.steps += 1
+        memory.pairs.forget_mark()
+        self._arrays[0][MEMORY] = memory
+        self._plan.steps += 1
         return loss
 
     def _vectors(self):
@@ -345,9 +377,11 @@ class LBFGS(Optimizer):
         """All iterations of a step; the rules that end it, and their order, are torch's."""
         before = memory.func_evals
         first, grad = self._evaluate(closure, memory, vectors)
-        loss = float(first)
+        loss, searches = real("loss", first), settings["line_search_fn"] is not None
         if largest(grad) <= settings["tolerance_grad"]:
             return first
+        if searches and not (isfinite(loss) and isfinite(largest(grad))):
+            return first  # there is no way down from here
         for left in reversed(range(settings["max_iter"])):
             memory.turn(grad, vectors.work)
             memory.previous_loss = loss
@@ -356,7 +390,7 @@ class LBFGS(Optimizer):
             if start.slope > -settings["tolerance_change"]:
                 break
             vectors.save(vectors.point)
-            if settings["line_search_fn"] is None:
+            if not searches:
                 loss, grad = self._go(closure, memory, vectors, start, left)
             else:
                 most = settings["max_eval"] - (memory.func_evals - before)
@@ -372,18 +406,32 @@ class LBFGS(Optimizer):
         if not left:
             return start.loss, start.grad
         loss, grad = self._evaluate(closure, memory, vectors)
-        return float(loss), grad
+        return real("loss", loss), grad
 
     def _search(self, closure, memory, vectors, start, tolerance_change, most):
-        """Makes the step that the line search finds."""
+        """Makes the step that the line search finds; where it left the domain of the loss, the best that it saw."""
+        best, left = start, False
+
         def evaluate(t, *held):
+            nonlocal best, left
             vectors.move(t, memory.direction)
-            loss, grad = self._evaluate(closure, memory, vectors, *held)
-            return Point(t, float(loss), dot(grad, memory.direction), grad)
+            loss, grad = self._evaluate(closure, memory, vectors, *held, best)
+            point = Point(t, real("loss", loss), dot(grad, memory.direction), grad)
+            if not finite(point):
+                left = True
+            elif point.loss < best.loss:
+                best = point
+            return point
 
         found, _ = strong_wolfe(evaluate, start, memory.t, largest(memory.direction), tolerance_change, most)
+        if left:
+            found = best
+            if found is start:  # the direction is of no use
+                memory.pairs = Pairs(memory.pairs.size, vectors.length, vectors.dtype)
         memory.t = found.t
         vectors.move(found.t, memory.direction)
+        if found.t == 0.0:
+            vectors.load(vectors.point)  # also where the direction is not finite
         return found.loss, found.grad
 
     # ---- state
@@ -421,8 +469,8 @@ class LBFGS(Optimizer):
     def _match_state(self, position, entries, settings):
         if position:
             raise ValueError(f"the state must be that of {self._plan.label(0)}, not of {self._plan.label(position)}")
-        memory = Memory.of(entries, Vectors(self._plan.params), max(1, len(entries.get("old_stps") or ())),
-                           self._plan.label(position))
+        vectors, label = Vectors(self._plan.params), self._plan.label(position)
+        memory = Memory.of(entries, vectors, settings["history_size"], label)
         return 1, (), {MEMORY: memory}
 
     @staticmethod

@@ -1,11 +1,12 @@
 """A line search for the strong Wolfe conditions, with the rules of torch.optim.LBFGS.
 
 Source: Nocedal and Wright 2006, Numerical Optimization, algorithms 3.5 (bracket) and 3.6 (zoom); the safeguards of
-the zoom are those of minFunc (Schmidt 2005), which torch took over.
+the zoom are those of minFunc (Schmidt 2005), which torch took over. A point where the loss or its slope is not finite
+is too high, so that the search comes back from there, where torch goes on outwards.
 """
 
 from collections.abc import Callable
-from math import sqrt
+from math import isfinite, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -85,8 +86,13 @@ def zoom(evaluate: Evaluate, start: Point, ends: list[Point], reach: float, tole
     return ends[low], count
 
 
+def finite(point: Point) -> bool:
+    """Whether the function exists there; a gradient that is not finite has no slope that is."""
+    return isfinite(point.loss) and isfinite(point.slope)
+
+
 def too_high(point: Point, start: Point) -> bool:
-    return point.loss > start.loss + DECREASE * point.t * start.slope
+    return not finite(point) or point.loss > start.loss + DECREASE * point.t * start.slope
 
 
 def flat_enough(point: Point, start: Point) -> bool:
@@ -95,7 +101,9 @@ def flat_enough(point: Point, start: Point) -> bool:
 
 def by_loss(ends: list[Point]) -> tuple[int, int]:
     """Which end is the lower one, and which the higher."""
-    return (0, 1) if ends[0].loss <= ends[1].loss else (1, 0)
+    if finite(ends[1]) and not (finite(ends[0]) and ends[0].loss <= ends[1].loss):
+        return 1, 0
+    return 0, 1
 
 
 def trial_step(ends: list[Point], hesitated: bool) -> tuple[float, bool]:
@@ -123,4 +131,4 @@ def interpolate(a: Point, b: Point, least: float, most: float) -> float:
         t = x2 - (x2 - x1) * ((g2 + d2 - d1) / (g2 - g1 + 2 * d2))
     else:
         t = x1 - (x1 - x2) * ((g1 + d2 - d1) / (g1 - g2 + 2 * d2))
-    return float(min(max(t, least), most))
+    return (least + most) / 2 if t != t else float(min(max(t, least), most))

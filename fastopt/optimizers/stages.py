@@ -246,17 +246,25 @@ class Pipeline:
     def snapshot(self):
         """What steps change: arrays with copies of them, and numbers. For `restore`."""
         arrays = [*self.slow, *(array for average in self.stages.average for array in average.averages)]
+        if self.in_bound:  # those micro-batches are in the arrays themselves
+            arrays += [array for array in self.optimizer._plan.bound_gradients
+                       if array is not None and array.flags.writeable]
+        names = (*self.COUNTERS, "sum", "weight", "in_bound")
         return ([(array, array.copy()) for array in arrays], [average.n_averaged for average in self.stages.average],
-                {name: getattr(self, name) for name in self.COUNTERS}, self.last)
+                {name: getattr(self, name) for name in names}, self.last)
+
+    def set_aside(self):
+        """Begins a new accumulation; the old one is in a snapshot."""
+        self.sum, self.weight, self.in_bound = None, 0.0, False
 
     def restore(self, snapshot):
         """The reverse."""
-        arrays, counts, counters, self.last = snapshot
+        arrays, counts, numbers, self.last = snapshot
         for array, values in arrays:
             array[...] = values
         for average, count in zip(self.stages.average, counts, strict=True):
             average.n_averaged = count
-        vars(self).update(counters)
+        vars(self).update(numbers)
 
     def saved(self):
         """What a pickle has."""
