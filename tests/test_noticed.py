@@ -96,3 +96,26 @@ def test_a_copy_goes_on_where_the_original_is(again):
     for one, other in zip(ours, theirs, strict=True):
         for mine, copied in zip(one["params"], other["params"], strict=True):
             assert mine.tobytes() == copied.tobytes()
+
+
+def test_a_parameter_has_a_state_after_its_first_step():
+    optimizer = fastopt.SGD(ones(2, 3))
+    assert not optimizer.state
+    optimizer.step([np.ones(2), None])
+    assert list(optimizer.state) == [0]
+
+
+def test_setting_the_count_of_steps_moves_schedules_and_states():
+    asked = []
+    optimizer = fastopt.Adam(ones(2, 3), lr=lambda step: asked.append(step) or 0.1)
+    optimizer.step([np.ones(2), None])
+    optimizer.step_count = 7
+    assert optimizer.step_count == 7 and optimizer.state[0]["step"] == 7 and list(optimizer.state) == [0]
+    optimizer.step(ones(2, 3))
+    assert asked[-1] == 7 and optimizer.step_count == 8
+    assert [optimizer.state[position]["step"] for position in (0, 1)] == [8, 1]
+
+
+def test_defaults_are_checked_where_every_group_has_its_own_too():
+    with pytest.raises(ValueError, match="lr must be"):
+        fastopt.Adam([{"params": ones(2), "lr": 0.1}], lr=-1.0)
