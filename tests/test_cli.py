@@ -27,6 +27,7 @@ COMMANDS = {
     "python -m fastopt.bench.adafactor": "8x8 --rounds 1",
     "python -m fastopt.bench.averages": "--case 2x8 --rounds 1",
     "python -m fastopt.bench.checkpoint": "--help",
+    "python -m fastopt.bench.errors": "--help",
     "python -m fastopt.bench.lbfgs": "--elements 9 --history 2 --rounds 1",
     "python -m fastopt.bench.muon": "--shape 4 4 --rounds 1",
     "python -m fastopt.bench.schedulers": "--help",
