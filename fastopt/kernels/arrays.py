@@ -50,9 +50,13 @@ def plain(array, label):
 def readable(given, label):
     """Returns `given` as a plain array of native byte order, for reading: a copy where it is another.
 
-    Raises TypeError for a masked array.
+    Raises TypeError for a masked array, and for what is none.
     """
-    array = plain(np.asanyarray(given), label)
+    try:
+        array = np.asanyarray(given)
+    except Exception as error:  # an exporter may raise anything
+        raise TypeError(f"{label} must be an array; got {type(given).__name__} ({error})") from error
+    array = plain(array, label)
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 

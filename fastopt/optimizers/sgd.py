@@ -70,7 +70,7 @@ class SGD(Optimizer):
         steps, buffer = plan.get_step(position), self._arrays[position].get("momentum_buffer")
         known, touched = self._touched.get(position, (None, ()))
         if known != steps or plan.exposed(position):  # a dense step, a loaded state, or somebody may have written to it
-            touched = () if buffer is None else np.flatnonzero(buffer.reshape(len(buffer), -1).any(axis=1))
+            touched = () if buffer is None else np.flatnonzero(buffer.any(axis=tuple(range(1, buffer.ndim))))
         touched = np.union1d(touched, gradient.indices).astype(np.int64, copy=False)
         plan.noted.append((self._touched, {position: (steps + 1, touched)}))
         return gradient.over(touched)

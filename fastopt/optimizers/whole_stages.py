@@ -96,7 +96,7 @@ class WholePipeline(Pipeline):
                     np.clip(flat, -limit, limit, out=flat)
                 if centers:  # rounded and limited as an element is: equal ones leave exactly 0
                     offsets = np.empty((rows, 1), out.dtype)
-                    times(means.astype(grad.dtype), scales, offsets)
+                    times(means.astype(np.result_type(grad, out)), scales, offsets)
                     flat -= np.clip(offsets, -limit, limit, out=offsets) if limit else offsets
             scaled.append((i, out))
         return scaled
