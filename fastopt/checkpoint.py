@@ -70,7 +70,8 @@ def save(path: str | os.PathLike, optimizer: Any = None, scheduler: Any = None, 
         TypeError, ValueError: an argument is not as said above, or has something that is none of these.
         OSError: the file cannot be written: no such folder, no permission, no space. The old file is still there.
 
-    The arrays are written from where they are: a large state takes no second memory. Nothing may step meanwhile.
+    The arrays are written from where they are: a large state takes no second memory. Until it is done, a step of the
+    optimizer by another thread raises RuntimeError.
 
     >>> import os, tempfile, numpy as np, fastopt
     >>> folder = tempfile.TemporaryDirectory()
@@ -92,15 +93,18 @@ def save(path: str | os.PathLike, optimizer: Any = None, scheduler: Any = None, 
     parts = given(optimizer, scheduler, ema, scaler)
     arrays = Arrays()
     content: dict[str, Any] = {}
-    for name, part in parts.items():
-        many = [described(arrays, path_of(name, part, i), each) for i, each in enumerate(listed(part))]
-        content[name] = many if isinstance(part, (list, tuple)) else many[0]
-    if params is not None:
-        leaves = [(key, as_array(leaf, f"params[{i}]")) for i, (key, leaf) in enumerate(flatten(params))]
-        content["params"] = [[key, arrays.add(f"params.{i if key is None else key}", array)]
-                             for i, (key, array) in enumerate(leaves)]
-    content["extra"] = arrays.encoded(extra, "extra")
-    write(os.fspath(path), arrays.found, content, progress)
+    with contextlib.ExitStack() as held:
+        for each in listed(parts.get("optimizer", [])):
+            held.enter_context(each.register_step_pre_hook(refuse_step))
+        for name, part in parts.items():
+            many = [described(arrays, path_of(name, part, i), each) for i, each in enumerate(listed(part))]
+            content[name] = many if isinstance(part, (list, tuple)) else many[0]
+        if params is not None:
+            leaves = [(key, as_array(leaf, f"params[{i}]")) for i, (key, leaf) in enumerate(flatten(params))]
+            content["params"] = [[key, arrays.add(f"params.{i if key is None else key}", array)]
+                                 for i, (key, array) in enumerate(leaves)]
+        content["extra"] = arrays.encoded(extra, "extra")
+        write(os.fspath(path), arrays.found, content, progress)
 
 
 def load(path: str | os.PathLike, optimizer: Any = None, scheduler: Any = None, ema: Any = None, *,
@@ -125,8 +129,9 @@ def load(path: str | os.PathLike, optimizer: Any = None, scheduler: Any = None, 
         OSError: the file cannot be read.
         ImportError: it is a file of torch, which is not installed.
 
-    Checksums tell whether a byte was altered. All is judged before anything is changed. A file from a stranger can do
-    no harm. Parameters and state have the same bits as when they were saved, whatever the machine.
+    Checksums tell whether a byte was altered by accident. All is judged before anything is changed. A file from a
+    stranger can do no harm. Parameters and state have the same bits as when they were saved, whatever the machine.
+    State is read into the arrays that the optimizer then keeps; until all is read it has its old ones, too.
 
     See `save` for an example.
     """
@@ -151,6 +156,10 @@ def load(path: str | os.PathLike, optimizer: Any = None, scheduler: Any = None, 
             for hook in each._load_post.values():
                 hook(each)
     return extra
+
+
+def refuse_step(*_):
+    raise RuntimeError("step() while the optimizer is in use by save(): it writes the state from where it is")
 
 
 def count(part):

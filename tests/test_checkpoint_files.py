@@ -6,12 +6,14 @@ import json
 import math
 import os
 import random
+import re
 import signal
 import stat
 import subprocess
 import sys
 import time
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -559,6 +561,33 @@ def test_a_killed_process_leaves_the_old_file_or_the_new_one(tmp_path):
     assert os.listdir(tmp_path) == ["x"]
 
 
+def test_a_step_beside_save_says_so(tmp_path):
+    optimizer, _, rows = trained(ADAM, {})
+
+    def progress(done, total):
+        optimizer.step(rows[0])
+
+    with pytest.raises(RuntimeError, match="in use by save"):
+        fastopt.save(tmp_path / "x", optimizer, progress=progress)
+    optimizer.step(rows[0])
+
+
+def test_the_state_is_read_to_where_it_stays(tmp_path):
+    import tracemalloc
+
+    param = np.zeros(1_000_000, "f")
+    optimizer, other = fastopt.Adam([param]), fastopt.Adam([param])
+    optimizer.step([np.zeros_like(param)])
+    fastopt.save(tmp_path / "x", optimizer)
+    tracemalloc.start()
+    try:
+        fastopt.load(tmp_path / "x", other)
+        now, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert now > 8_000_000 and peak < 10_500_000
+
+
 # ---- torch
 
 
@@ -689,3 +718,14 @@ def test_a_file_of_torch_needs_torch(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r"x\.pt was written by torch\.save: install torch"):
         fastopt.load(tmp_path / "x.pt")
 
+
+
+def test_the_readme_example_runs(tmp_path, monkeypatch):
+    readme = Path(__file__).parents[1] / "README.md"
+    if not readme.exists():
+        pytest.skip("this is no source tree")
+    monkeypatch.chdir(tmp_path)
+    example, = re.findall(r"```python\n([^`]*?fastopt\.save\([^`]*?)```", readme.read_text())
+    names = {}
+    exec(compile(example, "README.md", "exec"), names)
+    assert names["extra"] == {"epoch": 3}

@@ -4,8 +4,8 @@ An AdamW of float32 parameters, with its two moments and the parameters themselv
 `fastopt.save` and `fastopt.load`, by `torch.save` and `torch.load`, and by `numpy.savez` and `numpy.load`. The disk's
 own speed is that of one `write` of the same bytes and an `fsync`, and of one `readinto` an array. Every file is brought
 to the disk (`fsync`) within the time that counts, and every reader ends with the numbers in arrays of its own. What
-was written just before is still in the system's cache when it is read. Each way runs in a process of its own, so that
-its peak of memory can be told, above what the process had with the arrays made.
+was written just before is still in the system's cache when it is read. The ways take turns, each in a process of its
+own, so that its peak of memory can be told, above what the process had with the arrays made.
 """
 
 import argparse
@@ -121,43 +121,41 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def measure(way, path, size, rounds):
-    """Seconds of each round of writing and reading, and how much memory was taken above that of the arrays."""
+def measure(way, path, size):
+    """Seconds to write and to read, and how much memory was taken above that of the arrays."""
     rival = MAKERS[way](size)
-    before, written, read = peak(), [], []
-    for _ in range(rounds):
-        start = perf_counter()
-        rival.write(path)
-        written.append(perf_counter() - start)
-    most_written = peak() - before
-    for _ in range(rounds):
-        start = perf_counter()
-        rival.read(path)
-        read.append(perf_counter() - start)
-    return {"written": written, "read": read, "memory of writing": most_written, "memory of both": peak() - before,
-            "bytes": os.path.getsize(path)}
+    before, start = peak(), perf_counter()
+    rival.write(path)
+    written, memory = perf_counter() - start, peak() - before
+    start = perf_counter()
+    rival.read(path)
+    return {"written": written, "read": perf_counter() - start, "memory of writing": memory,
+            "memory of both": peak() - before, "bytes": os.path.getsize(path)}
 
 
 def report(folder, size, rounds):
-    """Measures every way in a process of its own, and prints a table."""
+    """Measures every way in turns, each in a process of its own, and prints a table."""
+    path = os.path.join(folder, "checkpoint")
+    ways = [way for way in WAYS if way != "torch" or torch()]
+    found: dict[str, list[dict]] = {way: [] for way in ways}
+    for _ in range(rounds):
+        for way in ways:
+            command = [sys.executable, "-m", "fastopt.bench.checkpoint", "--measure", way, path, str(size)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise Stop(f"{way}: {done.stderr.strip().rpartition(chr(10))[2]}")
+            found[way].append(json.loads(done.stdout))
+            os.unlink(path)
     print(f"{size / GIGABYTE:g} GB: the parameters and state of an AdamW; GB/s; memory in GB beyond the arrays\n")
     print("| way | write + fsync: best | median | its memory | read: best | median | memory of both |")
     print("|---|---|---|---|---|---|---|")
-    for way in WAYS:
-        if way == "torch" and not torch():
-            continue
-        path = os.path.join(folder, "checkpoint")
-        command = [sys.executable, "-m", "fastopt.bench.checkpoint", "--measure", way, path, str(size), str(rounds)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise Stop(f"{way}: {done.stderr.strip().rpartition(chr(10))[2]}")
-        found = json.loads(done.stdout)
+    for way, turns in found.items():
         cells = [way]
         for verb, memory in (("written", "memory of writing"), ("read", "memory of both")):
-            speeds = [found["bytes"] / seconds / GIGABYTE for seconds in found[verb]]
-            cells += [f"{max(speeds):.2f}", f"{median(speeds):.2f}", f"{found[memory] / GIGABYTE:.2f}"]
+            speeds = [turn["bytes"] / turn[verb] / GIGABYTE for turn in turns]
+            cells += [f"{max(speeds):.2f}", f"{median(speeds):.2f}",
+                      f"{max(turn[memory] for turn in turns) / GIGABYTE:.2f}"]
         print(f"| {' | '.join(cells)} |", flush=True)
-        os.unlink(path)
 
 
 def main(arguments=None):
@@ -165,14 +163,14 @@ def main(arguments=None):
     parser.add_argument("--gigabytes", type=positive, default=1.0, metavar="X", help="of state (default: %(default)s)")
     parser.add_argument("--rounds", type=whole(1), default=ROUNDS, metavar="N", help="of each (default: %(default)s)")
     parser.add_argument("--folder", metavar="PATH", help="where to write (default: the system's for temporary files)")
-    parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     return execute(parser, run, arguments)
 
 
 def run(args):
     if args.measure:
-        way, path, size, rounds = args.measure
-        print(json.dumps(measure(way, path, int(size), int(rounds))))
+        way, path, size = args.measure
+        print(json.dumps(measure(way, path, int(size))))
         return
     need_memory(args.gigabytes * GIGABYTE)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
