@@ -50,6 +50,16 @@ class Falling:
         return self.first / (1 + count)
 
 
+@dataclass(frozen=True)
+class Always:
+    """A schedule that gives what no hyperparameter can be."""
+
+    value: object
+
+    def __call__(self, count):
+        return self.value
+
+
 @dataclass
 class Case:
     """What is made, of groups given as (shapes, dtypes, own options), and what is done then, operation by operation."""
@@ -468,6 +478,53 @@ class Run:
                 group[name] = value
                 self.optimizer.step(self.gradients(["plain"])[0])
 
+    def wrong_schedule(self, group, name, value):
+        """A schedule that gives such a value; what it gives is known at the step only."""
+        if name not in self.method.optimizer.hyperparameters or self.pending or value is None:
+            return
+        group = self.optimizer.param_groups[group % len(self.optimizer.param_groups)]
+        if isinstance(self.method.options.get(name), bool) and isinstance(value, bool):
+            return
+        kept, group[name] = group[name], Always(value)
+        try:
+            self.optimizer.step(self.gradients(["plain"])[0])
+        except REFUSAL:
+            group[name] = kept
+        else:
+            raise Wrong(f"{name} = {value!r} of a schedule: accepted")
+
+    def wrong_group(self, kind):
+        """Parameters that cannot be added."""
+        params = WRONG_PARAMETERS[kind](self)
+        if params is None:
+            return
+        with self.refused(f"parameters: {kind}"):
+            self.optimizer.add_param_group({"params": params})
+        if self.named or kind == "nothing":
+            return
+        with self.refused(f"parameters: {kind}"):
+            self.method.optimizer([*self.params, *params] if isinstance(params, list) else params)
+
+    def reshaped(self, position):
+        """Somebody gives a parameter another shape, in place."""
+        param = self.params[position % len(self.params)]
+        shape = param.shape
+        if self.pending or shape == shape[::-1]:
+            return
+        grads = self.gradients(["plain"])[0] if self.method.optimizer.sparse != "only" else [
+            fastopt.SparseRows([], np.zeros((0, *p.shape[1:]), p.dtype), p.shape) if p.ndim else None
+            for p in self.params]
+        before = self.snapshot()
+        param.shape = shape[::-1]
+        try:
+            self.optimizer.step(grads)
+        except REFUSAL:
+            param.shape = shape
+        else:
+            raise Wrong("a parameter of another shape: accepted")
+        if self.snapshot() != before:
+            raise Wrong(f"a parameter of another shape: refused, but changed {differing(before, self.snapshot())}")
+
     @staticmethod
     @contextlib.contextmanager
     def kept_from(group):
@@ -508,7 +565,9 @@ class Run:
             except REFUSAL:
                 own[part] = old
                 return
-            self.tell("set_option", group, name, list(own))
+            for index, other in enumerate(self.optimizer.param_groups):
+                if other.get(name) is own:  # groups may share the list of the defaults
+                    self.tell("set_option", index, name, list(own))
 
     def set_stages(self, stages):
         stages = copy.deepcopy(stages)
@@ -697,7 +756,8 @@ def entry(make):
 def strided(run, grad, param, step=2):
     if grad.size < 2 or not grad.ndim:
         return None
-    return np.repeat(grad, 2, axis=0)[::step][: len(grad)] if step > 0 else grad[::-1] if len(grad) > 1 else None
+    made = grad[::-1] if step < 0 else np.repeat(grad, 2, axis=0)[::step]
+    return None if made.flags.c_contiguous else made
 
 
 def fortran(run, grad, param):
@@ -731,6 +791,17 @@ def average_of(run, grads, position):
     if not run.own_averages or not run.params[position].size:
         return None
     return [run.own_averages[0].averages[position] if k == position else grad for k, grad in enumerate(grads)]
+
+
+def sparse_beside(run, grads, position):
+    """Sparse gradients, which a step takes up, and one that it cannot have."""
+    if run.method.optimizer.sparse == "no":
+        return None
+    made = [fastopt.SparseRows([0], np.ones((1, *p.shape[1:]), p.dtype), p.shape) if p.ndim and len(p) else None
+            for p in run.params]
+    if any(at(group.get("weight_decay", 0.0), run.oracle.count) for group in run.oracle.groups):
+        return None
+    return [fastopt.SparseRows([], np.zeros((0, 7)), (1, 7)) if k == position else g for k, g in enumerate(made)]
 
 
 class Odd:
@@ -775,6 +846,7 @@ WRONG_GRADIENTS = {
     "state": entry(of_state),
     "other parameter": other_parameter,
     "average": average_of,
+    "sparse beside wrong": sparse_beside,
     "one too few": lambda run, grads, k: grads[:-1] if len(grads) > 1 else None,
     "one too many": lambda run, grads, k: grads + grads[:1],
     "nothing": lambda run, grads, k: [],
@@ -786,13 +858,37 @@ WRONG_GRADIENTS = {
     "not bound": lambda run, grads, k: None,
 }
 
+WRONG_PARAMETERS = {
+    "integers": lambda run: [np.ones((2, 3), int)],
+    "float16": lambda run: [np.ones((2, 3), np.float16)],
+    "byte order": lambda run: [np.ones((2, 3)).astype(">f8")],
+    "fortran": lambda run: [np.asfortranarray(np.ones((2, 3)))],
+    "strided": lambda run: [np.ones((4, 3))[::2]],
+    "read-only": lambda run: [np.broadcast_to(1.0, (2, 3))],
+    "masked": lambda run: [np.ma.masked_array(np.ones((2, 3)))],
+    "list": lambda run: [[1.0, 2.0]],
+    "string": lambda run: ["x"],
+    "none": lambda run: [None],
+    "nothing": lambda run: [],
+    "a set": lambda run: {1.0},
+    "number": lambda run: [1.0],
+    "sparse": lambda run: [fastopt.SparseRows([0], np.ones((1, 3)), (2, 3))],
+    "odd": lambda run: [Odd(KeyError("x"))],
+    "known": lambda run: [run.params[0]] if run.params[0].size else None,
+    "overlap": lambda run: [run.params[0].reshape(-1)[:1].reshape(1, 1)] if run.params[0].size else None,
+    "twice": lambda run: [array := np.ones((2, 3)), array],
+    "overlap among them": lambda run: [array := np.ones((2, 3)), array[1:]],
+    "some names": lambda run: [("x", np.ones((2, 3))), np.ones((3, 2))],
+    "a name twice": lambda run: [("x", np.ones((2, 3))), ("x", np.ones((3, 2)))],
+}
+
 # ---- strategies
 
 SHAPES = [(3,), (), (0,), (1,), (17,), (5, 3), (3, 5), (1, 4), (2, 3, 4), (2, 1), (0, 3), (33, 20), (2050,), (4, 600)]
 MATRICES = [(5, 3), (3, 5), (1, 4), (2, 1), (4, 4), (0, 3), (33, 20), (3, 0)]
 NUMBERS = [0.0, 1e-10, 1e-8, 1e-3, 0.01, 0.1, 0.3, 0.5, 0.9, 0.95, 0.99, 0.999, 1.0, 1.5, 2.0, 3.0, -0.5, -0.8]
 WRONG_VALUES = [math.nan, math.inf, -math.inf, 10**400, -1.5, "x", "0.1", None, [], [0.5], (0.5,), {}, b"1", 1j,
-                np.ones(2), (0.9, math.nan), (0.9, "x"), (2.0, 2.0, 2.0, 2.0), np.ma.masked]
+                np.ones(3), (0.9, math.nan), (0.9, "x"), (2.0, 2.0, 2.0, 2.0), np.ma.masked]
 KINDS = ["plain", "plain", "plain", "none", "zero", "equal", "small", "large", "decades", "other", "readonly"]
 CLIPS = [0.5, 1e6, GlobalNorm(3.0, 1.0, 0.0), GlobalNorm(0.5, 3.0), GlobalNorm(2.0, 0.5), GlobalNorm(0.3, math.inf),
          GlobalNorm(1.0, 64.0), ParameterNorm(0.7), ParameterNorm(0.7, math.inf, 0.0), ParameterNorm(0.5, 20.0),
@@ -823,10 +919,10 @@ WRONG_STAGES = [{"clip": -1}, {"clip": math.nan}, {"clip": "x"}, {"bounds": (1, 
 
 
 OPERATIONS = [
-    *["step"] * 6, "nonfinite", "clipped", "scaled", "sparse_step", "step_bound", "bind", "accumulate",
+    *["step"] * 6, "nonfinite", "nonfinite", "clipped", "scaled", "sparse_step", "step_bound", "bind", "accumulate",
     *["wrong_step"] * 3, "wrong_option", *["wrong_hyper"] * 2, "hyper", "hyper_in_place", "set_stages", "wrong_stages",
     "copied", *["reload"] * 2, "add_group", "rebind", "replaced", "read_only", "reset", "set_count", "wrong_count",
-    "set_state", "exchange",
+    "set_state", "exchange", "wrong_schedule", "wrong_group", "reshaped",
 ]
 
 
@@ -853,7 +949,8 @@ def values_of(method, name):
         known += [1, 2, 3]
     else:
         known += NUMBERS
-    return [value for value in known if accepted(method, name, value) and not extreme(name, value)]
+    fit = [value for value in known if accepted(method, name, value) and not extreme(name, value)]
+    return [*fit, (Falling(0.9), 0.99)] if name == "betas" else fit
 
 
 def extreme(name, value):
@@ -904,8 +1001,9 @@ def operation_of(draw, method, named):
     if name == "step":
         return "step", kinds, {}, how
     if name == "nonfinite":
+        policies = ["skip", "raise"] if method.optimizer.rule is None else ["skip", "raise", "propagate"]
         return ("step", [draw(st.sampled_from(["nan", "inf"])), *kinds],
-                {"on_nonfinite": draw(st.sampled_from(["skip", "raise"]))}, how)
+                {"on_nonfinite": draw(st.sampled_from(policies))}, how)
     if name == "clipped":
         clip = draw(st.sampled_from(CLIPS))
         if isinstance(clip, (GlobalNorm, ParameterNorm)) and draw(st.booleans()):
@@ -923,7 +1021,7 @@ def operation_of(draw, method, named):
         return draw(st.sampled_from([(name, key, value) for key, values in {
             "clip": (-1, 0, math.nan, "x", [1]), "grad_scale": (0, -1.0, math.nan, math.inf, "x", 10**400),
             "on_nonfinite": ("x", 3)}.items() for value in values]))
-    if name == "wrong_hyper":
+    if name in ("wrong_hyper", "wrong_schedule"):
         return (name, draw(st.integers(0, 2)), draw(st.sampled_from(sorted(method.optimizer.hyperparameters))),
                 draw(st.sampled_from(WRONG_VALUES)))
     if name == "hyper":
@@ -945,7 +1043,9 @@ def operation_of(draw, method, named):
         return name, [shape for shape, _ in sizes], [dtype for _, dtype in sizes], draw(options_of(method))
     if name == "replaced":
         return name, draw(st.sampled_from(["replace", "append", "pop"]))
-    if name in ("read_only",):
+    if name == "wrong_group":
+        return name, draw(st.sampled_from(list(WRONG_PARAMETERS)))
+    if name in ("read_only", "reshaped"):
         return name, draw(st.integers(0, 3))
     if name == "set_count":
         return name, draw(st.sampled_from([1, 2, 100, 2**31]))

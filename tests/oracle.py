@@ -120,6 +120,10 @@ class Oracle:
     def loaded(self):
         """A checkpoint does not have the last step, nor counts that torch does not keep; it may have a first state."""
         self.eager = self.method.optimizer.eager_state
+        if self.eager:
+            for i, state in enumerate(self.states):
+                for slot, value in self.method.slots(**self.settings(i)).items():
+                    state.setdefault(slot, np.full_like(self.params[i], value))
         if not self.method.optimizer.counts_steps:
             self.counts = [count if state or not param.size else 0
                            for count, state, param in zip(self.counts, self.states, self.params, strict=True)]

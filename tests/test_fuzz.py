@@ -54,6 +54,11 @@ FAULTS = (
     Case("Muon", {}, matrix, stages={"clip": 0.5}, operations=[("step", ["other"], {})]),
     # a checkpoint from before the first step of a method that has a state then
     Case("Adagrad", {"lr_decay": 0.1}, one, operations=[("reload",), ("set_count", 100), step]),
+    # stages after all was forgotten
+    *(Case(name, {}, matrix, operations=[step, (forgets,), ("step", ["plain"], {"grad_scale": 0.5})])
+      for name in ("Adam", "Muon", "Adafactor") for forgets in ("reset", "reload")),
+    # a table without rows
+    Case("SGD", {"momentum": 0.9}, [([(0, 3)], ["d"], {})], operations=[("sparse_step", ["plain"]), step]),
     # what is pending when a checkpoint is made
     Case("AdamW", {}, one, operations=[("accumulate", ["plain"], 2.0), ("reload",), step]),
     Case("SGD", {"lr": Falling(0.1)}, one, operations=[step, ("reload",), step]),

@@ -135,7 +135,6 @@ class Optimizer(Hooked, Threaded):
         self._arrays: list[dict[str, np.ndarray]] = []  # per parameter: slot -> state array
         self._plain = True  # a list of gradients is one for each parameter, in order
         self._touched: dict = {}  # see SGD
-        self._regrouped: set[int] = set()  # groups whose options changed which state arrays they have
         self._setup_hooks()
 
     @staticmethod
@@ -286,6 +285,7 @@ class Optimizer(Hooked, Threaded):
         # per group: a copy of it, and the plain values of what does not change by itself
         self._lasting: list[tuple] = [({}, {})] * count
         self._rows: list = [None] * count  # per group: the slots its parameters have in the plan
+        self._regrouped: set[int] = set()  # groups whose options changed which state arrays they have
 
     def _check_group(self, group):
         """Raises if the hyperparameters of a group are wrong, as far as can be known before its schedules run."""
