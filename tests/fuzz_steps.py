@@ -89,6 +89,7 @@ class Run:
         self.history = []  # what the oracle was told, to tell it to another one
         self.bound = self.pending = None
         self.own_averages = []
+        self.single = False  # whether there were gradients in single precision
         self.rng = np.random.default_rng([case.seed, 0])
         self.params, groups, made = [], [], []
         for shapes, dtypes, own in case.groups:
@@ -187,6 +188,7 @@ class Run:
                 grads.append(None)
                 continue
             if kind == "other":
+                self.single = True
                 dtype = {"f": "d", "d": "f", "F": "D", "D": "F"}[dtype]
             grad = self.draw(param.shape, dtype, kind)
             if kind == "readonly":
@@ -327,7 +329,7 @@ class Run:
             raise Wrong(f"{when}: last_step.skipped is {last.skipped}, should be {own['skipped']}")
         if own["clipped"] is not None and not own["near"] and last.clipped != own["clipped"]:
             raise Wrong(f"{when}: last_step.clipped is {last.clipped}, should be {own['clipped']}")
-        single = any(kind in "fF" for kind in self.oracle.kinds)
+        single = self.single or any(kind in "fF" for kind in self.oracle.kinds)
         whole = own["grad_norm"], *own.get("grad_norms", ()), *own.get("param_norms", ())
         mine = last.grad_norm, *last.grad_norms, *last.param_norms
         if len(whole) != len(mine):
@@ -350,6 +352,8 @@ class Run:
         """A step, or what it raises, if that is what was asked for."""
         if self.method.optimizer.sparse == "only":
             return self.sparse_step(kinds, options)
+        if {"clip_update", "cautious"} & set(self.oracle.stages or {}) and options.get("on_nonfinite") == "propagate":
+            return None  # one number that is not finite decides over all of its parameter
         if self.pending:
             grads, copies, passed = [], [None] * len(self.params), None
         else:
@@ -891,7 +895,7 @@ SHAPES = [(3,), (), (0,), (1,), (17,), (5, 3), (3, 5), (1, 4), (2, 3, 4), (2, 1)
 MATRICES = [(5, 3), (3, 5), (1, 4), (2, 1), (4, 4), (0, 3), (33, 20), (3, 0)]
 NUMBERS = [0.0, 1e-10, 1e-8, 1e-3, 0.01, 0.1, 0.3, 0.5, 0.9, 0.95, 0.99, 0.999, 1.0, 1.5, 2.0, 3.0, -0.5, -0.8]
 WRONG_VALUES = [math.nan, math.inf, -math.inf, 10**400, -1.5, "x", "0.1", None, [], [0.5], (0.5,), {}, b"1", 1j,
-                np.ones(3), (0.9, math.nan), (0.9, "x"), (2.0, 2.0, 2.0, 2.0), np.ma.masked]
+                np.ones(5), (0.9, math.nan), (0.9, "x"), (2.0, 2.0, 2.0, 2.0), np.ma.masked]
 KINDS = ["plain", "plain", "plain", "none", "zero", "equal", "small", "large", "decades", "other", "readonly"]
 CLIPS = [0.5, 1e6, GlobalNorm(3.0, 1.0, 0.0), GlobalNorm(0.5, 3.0), GlobalNorm(2.0, 0.5), GlobalNorm(0.3, math.inf),
          GlobalNorm(1.0, 64.0), ParameterNorm(0.7), ParameterNorm(0.7, math.inf, 0.0), ParameterNorm(0.5, 20.0),

@@ -57,6 +57,10 @@ FAULTS = (
     # stages after all was forgotten
     *(Case(name, {}, matrix, operations=[step, (forgets,), ("step", ["plain"], {"grad_scale": 0.5})])
       for name in ("Adam", "Muon", "Adafactor") for forgets in ("reset", "reload")),
+    # the memory that a step writes is another once other stages were set
+    Case("Adamax", {}, [([(1,), (17,)], ["f", "f"], {})], "pairs", {"average": [("EMA", {}), ("SWA", {})]},
+         [("bind", ["small"]), ("set_stages", {"average": [("EMA", {}), ("SWA", {})]}), step], 1),
+    Case("Adam", {}, one, operations=[step, ("set_stages", {"average": [("EMA", {})]}), ("wrong_step", "average", 0)]),
     # a table without rows
     Case("SGD", {"momentum": 0.9}, [([(0, 3)], ["d"], {})], operations=[("sparse_step", ["plain"]), step]),
     # what is pending when a checkpoint is made

@@ -1442,6 +1442,7 @@ cdef class Plan(Hold):
             self.walk.followers = k + 1
         self.walk.keeps, self.walk.sees, self.walk.zero, self.walk.staged = keeps, sees, zero, on
         self.take_sums()
+        self.moved()
 
     def follow(self, Py_ssize_t k, tuple coefficients, bint active=True):
         """Sets the coefficients of a stage without a place, and whether it runs at all."""
