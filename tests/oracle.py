@@ -109,7 +109,7 @@ class Oracle:
     def reset(self):
         self.states, self.counts = [{} for _ in self.params], [0] * len(self.params)
         self.slow = [param.copy() for param in self.params]
-        self.count = 0
+        self.count, self.eager = 0, False
         if self.stages is not None:
             self.begin(counters=True)
 
