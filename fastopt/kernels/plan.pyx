@@ -82,17 +82,19 @@ cdef extern from *:
       if (PyArray_BYTES(p) == memory && key == header && PyArray_ISCARRAY(p)) seen |= FASTOPT_UNMOVED;
       return seen;
     }
-    /* asks for the headers of arrays that will soon be looked at */
+    /* asks for the header of an array that will soon be looked at */
     static inline void fastopt_ask(PyObject *array) {
     #if defined(__GNUC__) || defined(__clang__)
-      if (array) __builtin_prefetch(array, 0, 3), __builtin_prefetch((char *)array + 64, 0, 3);
+      __builtin_prefetch(array, 1, 3);
+      __builtin_prefetch((char *)array + 64, 0, 3);
     #endif
     }
-    /* Whether a list or dict still holds the very objects in `known`. */
+    /* Whether a list or dict still holds the very objects in `known`; -1: it is neither. */
     static inline int fastopt_same(PyObject *container, PyObject *known) {
       const Py_ssize_t count = PyList_GET_SIZE(known);
       PyObject **objects = ((PyListObject *)known)->ob_item, *value;
       Py_ssize_t at = 0, i = 0;
+      if (!PyList_Check(container) && !PyDict_Check(container)) return -1;
       if (PyList_Check(container))
         return PyList_GET_SIZE(container) == count
             && (count == 0 || memcmp(((PyListObject *)container)->ob_item, objects, count * sizeof(PyObject *)) == 0);
@@ -108,7 +110,7 @@ cdef extern from *:
     size_t fastopt_header(object array) noexcept
     int fastopt_look(PyObject *param, PyObject *gradient, const char *memory, size_t header) noexcept
     void fastopt_ask(PyObject *array) noexcept
-    int fastopt_same(object container, list known) noexcept
+    int fastopt_same(PyObject *container, PyObject *known) noexcept
     PyObject *PyList_GET_ITEM(list items, Py_ssize_t i) noexcept  # borrowed; Cython's own takes a reference
     Py_ssize_t Py_REFCNT(PyObject *o) noexcept
     int PyDict_Update(dict target, dict values) except -1  # of keys that are str: no Python code runs
@@ -121,6 +123,7 @@ cdef enum:
     ITEM_WORK = 32        # what an item costs beside its elements, in elements
     AHEAD = 16            # rows: a touched row is asked for while so many others are stepped; misses cost the most
     AHEAD_BYTES = 1024    # of a row, at most: its rest the hardware fetches
+    EARLY = 8             # headers of arrays are asked for while so many others are looked at
     MOST_APART = 1 << 20  # gradients whose address is remembered, at most
 
 # A gradient is multiplied in float32 with a scale between these. With a smaller one it may itself be out of range.
@@ -600,7 +603,7 @@ cdef class Plan(Hold):
     cdef public int lent           # times that other values stand in the parameters: no step is made
     cdef Py_ssize_t room_sums
     cdef Py_ssize_t unit_count
-    cdef readonly list noted       # (dict, values): what this step counts beside itself, if it is made
+    cdef list noted                # see note()
     cdef list followers            # keeps the arrays of the stages alive
     cdef object units              # keeps the numbers of the units alive
     cdef object factors            # and those of use_factors()
@@ -910,17 +913,23 @@ cdef class Plan(Hold):
                 self.contents[i] = held_by(box)
                 return
 
+    cdef inline bint as_watched(self) except -1:
+        """Whether every watched container holds what it held."""
+        cdef Py_ssize_t i
+        cdef int same
+        if self.suspicious:
+            return False
+        for i in range(len(self.watched)):
+            same = fastopt_same(PyList_GET_ITEM(self.watched, i), PyList_GET_ITEM(self.contents, i))
+            if same < 0:
+                same = [*map(id, self.watched[i].values())] == [*map(id, self.contents[i])]
+            if not same:
+                return False
+        return True
+
     def check_watched(self):
         """Raises if a container holds another parameter than it did."""
-        cdef Py_ssize_t i
-        cdef bint same = not self.suspicious
-        for i in range(len(self.watched)):
-            box = self.watched[i]
-            if isinstance(box, (list, dict)):
-                same = same and fastopt_same(box, <list>self.contents[i])
-            else:
-                same = same and [*map(id, box.values())] == [*map(id, self.contents[i])]
-        if not same:
+        if not self.as_watched():
             self.on_change()()
             self.suspicious = False
 
@@ -1144,7 +1153,8 @@ cdef class Plan(Hold):
         cdef Gradient *gradient
         cdef PyObject *param
         cdef PyObject *given
-        self.check_watched()
+        if not self.as_watched():
+            self.check_watched()
         if self.lent:
             self.check_lent()
         if bound:
@@ -1156,7 +1166,7 @@ cdef class Plan(Hold):
         else:  # to convert a gradient, and to ask for a coefficient, may run code that changes the list
             original = gradients
             gradients = gradients[:]
-        self.given, self.noted = gradients, []
+        self.given = gradients
         self.begun = True
         if self.written_count < 0:
             self.find_written()
@@ -1168,6 +1178,9 @@ cdef class Plan(Hold):
             gradient = &self.walk.gradients[i]
             param = PyList_GET_ITEM(self.params, i)
             given = PyList_GET_ITEM(gradients, i)
+            if i + EARLY < self.walk.count:
+                fastopt_ask(PyList_GET_ITEM(self.params, i + EARLY))
+                fastopt_ask(PyList_GET_ITEM(gradients, i + EARLY))
             seen = fastopt_look(param, given, item.param, item.header)
             if seen & ALIKE and self.takes_dense:
                 gradient.data = cnp.PyArray_BYTES(<cnp.ndarray>given)
@@ -1626,13 +1639,17 @@ cdef class Plan(Hold):
                     cohort = &self.walk.cohorts[self.walk.items[i].cohort]
                     memcpy(self.walk.items[i].scalar, cohort.after, sizeof(cohort.after))
         self.steps += 1
-        for changes in (self.noted, then):
-            for target, values in changes or ():
-                if values is None:
-                    (<Plan>target).restart()
-                else:
-                    PyDict_Update(target, values)
+        if self.noted is not None:
+            count_also(self.noted)
+        if then is not None:
+            count_also(then)
         return 0
+
+    def note(self, dict target, dict values):
+        """Lets this step, if it is made, update a dict as it counts."""
+        if self.noted is None:
+            self.noted = []
+        self.noted.append((target, values))
 
     cdef restart(self):
         cdef Py_ssize_t i
@@ -1683,6 +1700,14 @@ cdef check_spans(list spans, label, most=None):
             raise ValueError(
                 f"{label(first)} and {label(second)} share memory: it would be updated more than once"
             )
+
+
+cdef count_also(list changes):
+    for target, values in changes:
+        if values is None:
+            (<Plan>target).restart()
+        else:
+            PyDict_Update(target, values)
 
 
 cdef list held_by(box):

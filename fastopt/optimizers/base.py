@@ -712,32 +712,31 @@ class Optimizer(Hooked, Threaded):
             self._stages().advance(grads, **options)
         return loss
 
-    def _advance(self, grads):
-        """Makes the step, from a list with one gradient for each parameter, or with the bound gradients."""
-        with self._plan:  # no other thread, and nothing that is called meanwhile, steps or changes it
-            self._make_step(grads)
+    def _advance(self, grads, then=None):
+        """Makes the step, from a list with one gradient for each parameter, or with the bound gradients.
 
-    def _make_step(self, grads, then=None):
-        """The same, with the plan held. `then`: what else the step counts, see `Plan.finish`."""
+        `then`: what else the step counts, see `Plan.finish`.
+        """
         plan, groups = self._plan, self._groups
-        while True:
-            answers = []
-            for index, step, scalars in plan.begin(grads):
-                known, settled = self._settled[index]
-                if not unchanged(groups[index], known):
-                    settled = self._settings(index)
-                settings, prepare, later = settled
-                if later and step > 1:
-                    answers.append(later)
-                elif self.scalar_slots:
-                    answers.append((prepare, *self._with_scalars(settings, step, scalars)))
-                else:
-                    answers.append((prepare, self.coefficients(settings, step), scalars))
-            if not (self._regrouped and self._repoint()):
-                break
-        if plan.unready:
-            self._give_states(plan.missing())
-        plan.run(answers, self._num_threads, then)
+        with plan:  # no other thread, and nothing that is called meanwhile, steps or changes it
+            while True:
+                answers = []
+                for index, step, scalars in plan.begin(grads):
+                    known, settled = self._settled[index]
+                    if not unchanged(groups[index], known):
+                        settled = self._settings(index)
+                    settings, prepare, later = settled
+                    if later and step > 1:
+                        answers.append(later)
+                    elif self.scalar_slots:
+                        answers.append((prepare, *self._with_scalars(settings, step, scalars)))
+                    else:
+                        answers.append((prepare, self.coefficients(settings, step), scalars))
+                if not (self._regrouped and self._repoint()):
+                    break
+            if plan.unready:
+                self._give_states(plan.missing())
+            plan.run(answers, self._num_threads, then)
 
     # ---- checkpoints
 

@@ -180,6 +180,10 @@ class MuonAdamW(Optimizer):
     def _boxes(self):
         return []
 
+    def _advance(self, grads, then=None):
+        with self._plan:
+            self._make_step(grads, then)
+
     def _make_step(self, grads, then=None, first=None, after=None):
         for name, part in self._parts.items():
             if part._pipeline is not None:

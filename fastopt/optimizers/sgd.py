@@ -72,7 +72,7 @@ class SGD(Optimizer):
         if known != steps or plan.exposed(position):  # a dense step, a loaded state, or somebody may have written to it
             touched = () if buffer is None else np.flatnonzero(buffer.any(axis=tuple(range(1, buffer.ndim))))
         touched = np.union1d(touched, gradient.indices).astype(np.int64, copy=False)
-        plan.noted.append((self._touched, {position: (steps + 1, touched)}))
+        plan.note(self._touched, {position: (steps + 1, touched)})
         return gradient.over(touched)
 
     def _forget_settings(self):

@@ -373,7 +373,14 @@ class Pipeline:
 
     def advance(self, grads, clip=None, grad_scale=None, on_nonfinite=None):
         """Makes the step of `Optimizer._advance` with the stages, or skips it."""
-        with self.optimizer._plan:
+        plan = self.optimizer._plan
+        if self.idle and clip is None and grad_scale is None and on_nonfinite is None and not self.weight:
+            if plan.staged:
+                with plan:
+                    plan.stage([])
+            self.optimizer._advance(grads, self.counted(Step()))
+            return
+        with plan:
             self.checked(grads, clip, grad_scale, on_nonfinite)
         if self.stages.max_skips is not None and self.skipped_in_a_row > self.stages.max_skips:
             raise NonFiniteGradient(f"{self.skipped_in_a_row} steps in a row were skipped for gradients that are not "
@@ -382,11 +389,6 @@ class Pipeline:
     def checked(self, grads, clip, grad_scale, on_nonfinite):
         """The same, with the plan held."""
         optimizer, stages, plan = self.optimizer, self.stages, self.optimizer._plan
-        if self.idle and clip is None and grad_scale is None and on_nonfinite is None and not self.weight:
-            if plan.staged:
-                plan.stage([])
-            self.plainly(grads)
-            return
         if clip is None:
             clip = stages.clip
         else:
@@ -417,10 +419,6 @@ class Pipeline:
                 self.forget()
         else:
             self.walk(cohorts, clip, unscale, norms, record)
-
-    def plainly(self, grads):
-        """Makes a step without stages, which counts all the same."""
-        self.optimizer._make_step(grads, self.counted(Step()))
 
     def counted(self, record):
         """What a step counts here beside its own counters: see `Plan.finish`."""
