@@ -82,13 +82,6 @@ cdef extern from *:
       if (PyArray_BYTES(p) == memory && key == header && PyArray_ISCARRAY(p)) seen |= FASTOPT_UNMOVED;
       return seen;
     }
-    /* asks for the header of an array that will soon be looked at */
-    static inline void fastopt_ask(PyObject *array) {
-    #if defined(__GNUC__) || defined(__clang__)
-      __builtin_prefetch(array, 1, 3);
-      __builtin_prefetch((char *)array + 64, 0, 3);
-    #endif
-    }
     /* Whether a list or dict still holds the very objects in `known`; -1: it is neither. */
     static inline int fastopt_same(PyObject *container, PyObject *known) {
       const Py_ssize_t count = PyList_GET_SIZE(known);
@@ -109,7 +102,6 @@ cdef extern from *:
         WRITEABLE "FASTOPT_WRITEABLE"
     size_t fastopt_header(object array) noexcept
     int fastopt_look(PyObject *param, PyObject *gradient, const char *memory, size_t header) noexcept
-    void fastopt_ask(PyObject *array) noexcept
     int fastopt_same(PyObject *container, PyObject *known) noexcept
     PyObject *PyList_GET_ITEM(list items, Py_ssize_t i) noexcept  # borrowed; Cython's own takes a reference
     Py_ssize_t Py_REFCNT(PyObject *o) noexcept
@@ -123,7 +115,6 @@ cdef enum:
     ITEM_WORK = 32        # what an item costs beside its elements, in elements
     AHEAD = 16            # rows: a touched row is asked for while so many others are stepped; misses cost the most
     AHEAD_BYTES = 1024    # of a row, at most: its rest the hardware fetches
-    EARLY = 8             # headers of arrays are asked for while so many others are looked at
     MOST_APART = 1 << 20  # gradients whose address is remembered, at most
 
 # A gradient is multiplied in float32 with a scale between these. With a smaller one it may itself be out of range.
@@ -593,6 +584,7 @@ cdef class Plan(Hold):
     cdef char **cleared            # gradients in whose memory nothing else lies; NULL: not known
     cdef Span *written             # the memory that a step writes, ascending
     cdef Py_ssize_t written_count  # -1: not known
+    cdef Span hull[2]              # it lies in these: where the heap is, and where large arrays are
     cdef Span *apart               # by a hash of their address: gradients that were found apart from it
     cdef Py_ssize_t room_apart     # a power of 2
     cdef list guarded              # arrays beside states and stages that a step writes: (parameter, array)
@@ -844,6 +836,7 @@ cdef class Plan(Hold):
         for _, array in self.guarded:
             count += add_span(&self.written[count], cnp.PyArray_BYTES(<cnp.ndarray>array), cnp.PyArray_NBYTES(array))
         qsort(self.written, count, sizeof(Span), by_address)
+        self.enclose(count)
         self.room_apart = 64
         while self.room_apart < 8 * self.walk.count and self.room_apart < MOST_APART:
             self.room_apart *= 2
@@ -855,9 +848,30 @@ cdef class Plan(Hold):
         self.written_count = count
         return 0
 
+    cdef void enclose(self, Py_ssize_t count) noexcept:
+        """Sets the hull: all spans but for the widest gap between them."""
+        cdef Py_ssize_t k, cut = 0
+        cdef size_t gap, widest = 0
+        memset(self.hull, 0, sizeof(self.hull))
+        if count == 0:
+            return
+        for k in range(1, count):
+            if self.written[k].low > self.written[k - 1].high:
+                gap = self.written[k].low - self.written[k - 1].high
+                if gap > widest:
+                    widest, cut = gap, k
+        self.hull[0].low, self.hull[0].high = self.written[0].low, self.written[count - 1].high
+        if cut:
+            self.hull[1].low, self.hull[1].high = self.written[cut].low, self.hull[0].high
+            self.hull[0].high = self.written[cut - 1].high
+
     cdef inline int check_clear(self, Py_ssize_t i, char *data, Py_ssize_t bytes) except -1:
         """Raises if a gradient lies in memory that the step writes. What was found apart is known by its address."""
-        cdef Span *known = &self.apart[(<size_t>data * <size_t>0x9E3779B97F4A7C15 >> 32) & (self.room_apart - 1)]
+        cdef Span *known
+        if ((data >= self.hull[0].high or data + bytes <= self.hull[0].low)
+                and (data >= self.hull[1].high or data + bytes <= self.hull[1].low)):
+            return 0
+        known = &self.apart[(<size_t>data * <size_t>0x9E3779B97F4A7C15 >> 32) & (self.room_apart - 1)]
         if known.low == data and known.high >= data + bytes:
             return 0
         return self.search(i, data, bytes, known)
@@ -1178,9 +1192,6 @@ cdef class Plan(Hold):
             gradient = &self.walk.gradients[i]
             param = PyList_GET_ITEM(self.params, i)
             given = PyList_GET_ITEM(gradients, i)
-            if i + EARLY < self.walk.count:
-                fastopt_ask(PyList_GET_ITEM(self.params, i + EARLY))
-                fastopt_ask(PyList_GET_ITEM(gradients, i + EARLY))
             seen = fastopt_look(param, given, item.param, item.header)
             if seen & ALIKE and self.takes_dense:
                 gradient.data = cnp.PyArray_BYTES(<cnp.ndarray>given)

@@ -12,7 +12,7 @@ from ..kernels.arrays import as_array, full_like, owned
 from ..kernels.plan import Plan, called, changed, check_parameter, unchanged
 from ..kernels.threads import Threaded
 from .checkpoint import match, match_stages, match_state, pack, pack_state
-from .hooks import GLOBAL_POST, GLOBAL_PRE, Hooked
+from .hooks import ANY_HOOKS, GLOBAL_POST, GLOBAL_PRE, Hooked
 from .interrupts import uninterrupted
 from .settings import KEPT, Rate, Rates, at, is_schedule, lasts
 from .state import ParameterState, Whole, step_count
@@ -671,7 +671,7 @@ class Optimizer(Hooked, Threaded):
                 changed: no parameter, no state, no step count.
             RuntimeError: another thread is stepping this optimizer.
         """
-        if self._step_pre or self._step_post or GLOBAL_PRE or GLOBAL_POST:
+        if self._hooked or ANY_HOOKS:
             return self._step_with_hooks(grads, closure, clip, grad_scale, on_nonfinite)
         if clip is None and grad_scale is None and on_nonfinite is None:
             if type(grads) is list and closure is None and self._plain:

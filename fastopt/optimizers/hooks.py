@@ -41,6 +41,7 @@ class Handle:
 
 
 GLOBAL_PRE, GLOBAL_POST = Hooks(), Hooks()
+ANY_HOOKS: list[bool] = []  # not empty: there were some; one look at a step costs less than two
 
 
 def register_optimizer_step_pre_hook(hook: Hook) -> Handle:
@@ -48,11 +49,13 @@ def register_optimizer_step_pre_hook(hook: Hook) -> Handle:
 
     The hook may return new `(args, kwargs)`. Returns a handle with `remove()`.
     """
+    ANY_HOOKS[:] = [True]
     return GLOBAL_PRE.add(hook)
 
 
 def register_optimizer_step_post_hook(hook: Hook) -> Handle:
     """Calls `hook(optimizer, args, kwargs)` after every step of every optimizer. Returns a handle with `remove()`."""
+    ANY_HOOKS[:] = [True]
     return GLOBAL_POST.add(hook)
 
 
@@ -61,6 +64,7 @@ class Hooked:
 
     def _setup_hooks(self) -> None:
         self._step_pre, self._step_post = Hooks(), Hooks()
+        self._hooked = False  # True: there were some
         self._state_dict_pre, self._state_dict_post = Hooks(), Hooks()
         self._load_pre, self._load_post = Hooks(), Hooks()
 
@@ -69,10 +73,12 @@ class Hooked:
 
         Returns a handle with `remove()`.
         """
+        self._hooked = True
         return self._step_pre.add(hook)
 
     def register_step_post_hook(self, hook: Hook) -> Handle:
         """Calls `hook(optimizer, args, kwargs)` after each step. Returns a handle with `remove()`."""
+        self._hooked = True
         return self._step_post.add(hook)
 
     def register_state_dict_pre_hook(self, hook: Hook, prepend: bool = False) -> Handle:
