@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from .kernels.arrays import owned
-from .kernels.hold import Ensured
+from .kernels.hold import Ensured, exclusive
 from .kernels.plan import Plan
 from .kernels.threads import Threaded
 from .optimizers.base import Optimizer, Params, Rate
@@ -109,24 +109,23 @@ class Average(Threaded):
         """
         self._check_not_swapped("update()")
         count = self._n_averaged + 1
-        self._take(self.coefficients(count), [(vars(self), {"_n_averaged": count})])
+        self._plan.during(self._take, self.coefficients(count), [(vars(self), {"_n_averaged": count})])
 
-    def _take(self, coefficients, then=None):
-        """Makes an update; `then` is what it counts."""
+    def _take(self, coefficients, then):
+        """Makes an update; `then` is what it counts. The plan is taken."""
         plan, source = self._plan, self._source._plan
-        with plan:
-            try:
-                source.check_watched()
-                cohorts = plan.begin(source.params)
-            except (TypeError, ValueError):
-                self._check_parameters()
-                raise
-            plan.run([((1.0, 0.0), coefficients, ())] * len(cohorts), self._num_threads, then)
+        try:
+            source.check_watched()
+            cohorts = plan.begin(source.params)
+        except (TypeError, ValueError):
+            self._check_parameters()
+            raise
+        plan.run([((1.0, 0.0), coefficients, ())] * len(cohorts), self._num_threads, then)
 
     @property
     def averages(self) -> list[np.ndarray]:
         """The averages, in the order of the parameters."""
-        self._check_not_swapped("averages")
+        self._check_free("averages")
         return list(self._plan.params)
 
     @property
@@ -150,7 +149,7 @@ class Average(Threaded):
             TypeError, ValueError: anything differs; nothing was changed.
             RuntimeError: the averages are in the parameters.
         """
-        self._check_not_swapped("rebind()")
+        self._check_free("rebind()")
         self._source.rebind(params)
 
     # ---- the averages in the place of the parameters
@@ -197,12 +196,11 @@ class Average(Threaded):
                 raise ValueError(f"{label} must have shape {average.shape} and a dtype like {average.dtype}, "
                                  f"got {param.shape} and {param.dtype}")
             pairs.append((param, average))
-        with self._plan, target._plan, uninterrupted(), np.errstate(all="ignore"):
-            for param, average in pairs:
-                param[...] = average
+        self._plan.during(lambda pairs, _: target._plan.during(write, pairs, None), pairs, None)
 
     # ---- checkpoints and copies
 
+    @exclusive
     def state_dict(self) -> dict[str, Any]:
         """Returns copies of the averages, and their count, in the layout of torch's AveragedModel.
 
@@ -213,9 +211,8 @@ class Average(Threaded):
             RuntimeError: the averages are in the parameters, or an update is being made.
         """
         self._check_not_swapped("state_dict()")
-        with self._plan:
-            return {"n_averaged": self.n_averaged,
-                    **{key: average.copy() for key, average in zip(self._keys(), self._plan.params, strict=True)}}
+        return {"n_averaged": self.n_averaged,
+                **{key: average.copy() for key, average in zip(self._keys(), self._plan.params, strict=True)}}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Loads what `state_dict` returned, here or in torch. Arrays are copied and take the dtype of the averages.
@@ -241,9 +238,10 @@ class Average(Threaded):
         return count, [fitted(state_dict[key], average, key, self._plan.label(position))
                        for position, (key, average) in enumerate(zip(keys, self._plan.params, strict=True))]
 
+    @exclusive
     def _adopt(self, fitted):
         count, arrays = fitted
-        with self._plan, uninterrupted(), np.errstate(all="ignore"):
+        with uninterrupted(), np.errstate(all="ignore"):
             for average, array in zip(self._plan.params, arrays, strict=True):
                 average[...] = array
             self._n_averaged = count
@@ -270,6 +268,10 @@ class Average(Threaded):
     def _check_not_swapped(self, what):
         if self._exchanged:
             raise RuntimeError(f"{what} while the averages are in the parameters: leave average_parameters() first")
+
+    def _check_free(self, what):
+        """The same, and while they are updated."""
+        self._check_not_swapped(what)
         self._plan.check_idle()
 
     def _check_parameters(self, writable=False):
@@ -422,6 +424,13 @@ class Parameters(Optimizer):
         super().add_param_group({"params": param_group["params"]})
 
 
+def write(pairs, _):
+    """Copies the second array of each pair into the first."""
+    with uninterrupted(), np.errstate(all="ignore"):
+        for param, average in pairs:
+            param[...] = average
+
+
 class Exchanged(Ensured):
     """The context of `Average.average_parameters`."""
 
@@ -434,7 +443,10 @@ class Exchanged(Ensured):
         average = self.average
         if self.mine or average._exchanged:
             raise RuntimeError("average_parameters(): the averages are in the parameters already")
-        with average._plan, self.source, uninterrupted():
+        average._plan.during(lambda exchange, nothing: self.source.during(exchange, average, nothing), self.exchange, None)
+
+    def exchange(self, average, _):
+        with uninterrupted():
             average._check_parameters(writable=True)
             self.pairs = [(flat(param), flat(in_dtype(own, param.dtype)))
                           for param, own in zip(self.source.params, average._plan.params, strict=True)]

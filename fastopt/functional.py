@@ -100,14 +100,13 @@ def door(method):
             plan.set_step(i, step - 1)
             plan.set_scalars(i, tuple(float(column[i]) for column in scalars))
         prepare = -1.0 if settings["maximize"] else 1.0, method.coupled_decay(settings)
-        with plan:
-            answers = []
-            for _, number, before in plan.begin(grads):
-                if numbers:
-                    answers.append((prepare, *method._with_scalars(settings, number, before)))
-                else:
-                    answers.append((prepare, method.coefficients(settings, number), before))
-            plan.run(answers, num_threads)
+        answers = []
+        for _, number, before in plan.begin(grads):
+            if numbers:
+                answers.append((prepare, *method._with_scalars(settings, number, before)))
+            else:
+                answers.append((prepare, method.coefficients(settings, number), before))
+        plan.run(answers, num_threads)
         for i in range(len(params)):
             for column, value in zip(scalars, plan.get_scalars(i), strict=True):
                 column[i][...] = value

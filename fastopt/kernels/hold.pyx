@@ -1,11 +1,12 @@
 """Who may step, read or change an optimizer, and what must happen whatever signal arrives.
 
-CPython delivers signals between the bytecodes of Python functions, and right after a call returns. What is taken by a
-call and given back in a `finally` can therefore be lost between the two. The contexts here are entered and left in C,
-where no signal is delivered.
+CPython delivers signals between the bytecodes of Python functions, and right after a call returns. What one call takes
+and another gives back, in a `finally` or a `with`, can therefore be lost between the two. Here both stand in C, where
+no signal is delivered, around a call of the Python function that needs it.
 """
 
 import os
+from functools import wraps
 
 cdef extern from "Python.h":
     size_t PyThread_get_thread_ident() noexcept
@@ -23,26 +24,29 @@ if hasattr(os, "register_at_fork"):
 
 
 cdef class Hold:
-    """A context that one thread at a time can have, once.
+    """What one thread at a time can have, once.
 
     A child that was forked while another thread had it does not have that thread, and can take it.
     """
 
-    def __enter__(self):
-        """Takes it by one act: nothing else runs between the look and the taking.
+    def during(self, function, first, second):
+        """Calls function(first, second) and has it meanwhile.
 
-        Raises:
-            RuntimeError: it is taken.
+        It is taken by one act: nothing else runs between the look and the taking. Raises RuntimeError if it is taken.
         """
+        self.acquire()
+        try:
+            return function(first, second)
+        finally:
+            self.give()
+
+    cdef int acquire(self) except -1:
         if self.owner != 0:
             self.check_idle()
         self.owner = PyThread_get_thread_ident()
         self.generation = forks
         self.turns += 1
-        return self
-
-    def __exit__(self, *_):
-        self.give()
+        return 0
 
     cdef int give(self) except -1:
         self.owner = 0
@@ -60,6 +64,20 @@ cdef class Hold:
                 "this optimizer is in use: a step is being made, or it is read or changed, by another thread or by a "
                 "function that this step called; give each thread an optimizer of its own"
             )
+
+
+def exclusive(method):
+    """A method that has the plan of its object, `_plan`, while it runs."""
+    @wraps(method)
+    def alone(self, *args, **kwargs):
+        cdef Hold plan = self._plan
+        plan.acquire()
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            plan.give()
+
+    return alone
 
 
 cdef class Ensured:

@@ -558,7 +558,7 @@ cdef class Plan(Hold):
 
     The arrays are held for as long as the plan lives. A method that raises leaves the plan as it was.
 
-    Whoever steps, reads or changes it has it meanwhile: `with plan:`. One step is `cohorts = begin(gradients)`, then
+    Whoever steps, reads or changes it has it meanwhile: see `Hold`. One step is `cohorts = begin(gradients)`, then
     `run(coefficients)`, which counts what it has done before a signal can be delivered.
     """
 
@@ -653,11 +653,8 @@ cdef class Plan(Hold):
 
     # ---- parameters and state
 
-    def __exit__(self, *_):
-        """Gives the plan back; a step that was begun and not made is forgotten."""
-        self.give()
-
     cdef int give(self) except -1:
+        """Gives the plan back; a step that was begun and not made is forgotten."""
         if self.begun:
             self.walk.units = self.walk.factors = NULL
             self.given = self.units = self.factors = self.noted = None

@@ -9,6 +9,7 @@ from weakref import WeakMethod
 import numpy as np
 
 from ..kernels.arrays import as_array, full_like, owned
+from ..kernels.hold import exclusive
 from ..kernels.plan import Plan, called, changed, check_parameter, unchanged
 from ..kernels.threads import Threaded
 from .checkpoint import match, match_stages, match_state, pack, pack_state
@@ -146,6 +147,7 @@ class Optimizer(Hooked, Threaded):
             return list(params)
         return [{"params": params}] if params else []
 
+    @exclusive
     def add_param_group(self, param_group: Mapping[str, Any]) -> None:
         """Adds a group: a dict with `params` and any hyperparameters that differ from the defaults.
 
@@ -156,8 +158,7 @@ class Optimizer(Hooked, Threaded):
             TypeError, ValueError: as for the constructor; also parameters already in another group,
                 hyperparameters this method does not have, and names given for only some of the parameters.
         """
-        with self._plan:
-            self._add_group(param_group)
+        self._add_group(param_group)
 
     def _add_group(self, param_group):
         if not isinstance(param_group, Mapping):
@@ -390,9 +391,10 @@ class Optimizer(Hooked, Threaded):
         return {position: ParameterState(self, position)
                 for position in range(len(self._plan)) if self._has_state(position)}
 
+    @exclusive
     def reset_state(self) -> None:
         """Forgets all state and step counts, as if no step had been made; hyperparameters stay."""
-        with self._plan, uninterrupted():
+        with uninterrupted():
             for position in range(len(self._plan)):
                 self._plan.drop_state(position)
                 self._arrays[position] = {}
@@ -410,9 +412,10 @@ class Optimizer(Hooked, Threaded):
         return self._plan.steps
 
     @step_count.setter
+    @exclusive
     def step_count(self, count: int) -> None:
         count = step_count(count)
-        with self._plan, uninterrupted():
+        with uninterrupted():
             for position in range(len(self._plan)):
                 if self._has_state(position):
                     self._plan.set_step(position, count)
@@ -471,6 +474,7 @@ class Optimizer(Hooked, Threaded):
             raise ValueError(f"grads {' and '.join(problems)}")
         return [given[name] for name in plan.names]
 
+    @exclusive
     def bind_grads(self, grads: Grads) -> None:
         """Keeps the arrays of `grads` for every later `step()` without gradients.
 
@@ -481,9 +485,9 @@ class Optimizer(Hooked, Threaded):
         Raises:
             TypeError, ValueError: as for `step`; what was bound before stays bound.
         """
-        with self._plan:
-            self._plan.bind(self._arrange(grads))
+        self._plan.bind(self._arrange(grads))
 
+    @exclusive
     def zero_grad(self, set_to_none: bool = False) -> None:
         """Clears the bound gradients; does nothing when none are bound.
 
@@ -492,17 +496,17 @@ class Optimizer(Hooked, Threaded):
                 forgets the arrays instead. (torch's default is True; there the next backward pass makes new
                 ones, here nobody would.)
         """
-        with self._plan:
-            if set_to_none:
-                self._plan.unbind()
-                return
-            bound = [array for array in self._plan.bound_gradients if array is not None]
-            for array in bound:
-                if not array.flags.writeable:
-                    raise ValueError("zero_grad() cannot write into a read-only gradient")
-            for array in bound:
-                array.fill(0)
+        if set_to_none:
+            self._plan.unbind()
+            return
+        bound = [array for array in self._plan.bound_gradients if array is not None]
+        for array in bound:
+            if not array.flags.writeable:
+                raise ValueError("zero_grad() cannot write into a read-only gradient")
+        for array in bound:
+            array.fill(0)
 
+    @exclusive
     def rebind(self, params: Params) -> None:
         """Points the optimizer at other arrays, when a framework's parameters moved; the state stays.
 
@@ -513,8 +517,7 @@ class Optimizer(Hooked, Threaded):
             TypeError, ValueError: anything differs; the optimizer is unchanged.
         """
         structure = listed(params)
-        with self._plan:
-            self._move_to(structure, self._arrange(structure))
+        self._move_to(structure, self._arrange(structure))
 
     def _move_to(self, structure, leaves):
         plan = self._plan
@@ -545,6 +548,7 @@ class Optimizer(Hooked, Threaded):
             self.set_stages()
         return self._pipeline
 
+    @exclusive
     def set_stages(self, **options: Any) -> None:
         """Sets what a step does beside the rule, in the same pass over memory, in place of what was set before.
 
@@ -602,8 +606,7 @@ class Optimizer(Hooked, Threaded):
         from .stages import Stages
 
         stages = Stages(**options)
-        with self._plan:
-            self._pipeline = self._pipelines()(self, stages, self._pipeline)
+        self._pipeline = self._pipelines()(self, stages, self._pipeline)
 
     def _pipelines(self):
         """The class of this method's stages."""
@@ -644,9 +647,7 @@ class Optimizer(Hooked, Threaded):
         >>> w
         array([-2., -1.])
         """
-        stages = self._stages()
-        with self._plan:
-            stages.accumulate(grads, weight)
+        self._plan.during(self._stages().accumulate, grads, weight)
 
     # ---- the step
 
@@ -675,7 +676,9 @@ class Optimizer(Hooked, Threaded):
             return self._step_with_hooks(grads, closure, clip, grad_scale, on_nonfinite)
         if clip is None and grad_scale is None and on_nonfinite is None:
             if type(grads) is list and closure is None and self._plain:
-                return self._advance(grads) if self._pipeline is None else self._pipeline.advance(grads)
+                if self._pipeline is None:
+                    return self._plan.during(self._make_step, grads, None)
+                return self._pipeline.advance(grads)
             return self._step(grads, closure)
         return self._step(grads, closure, clip=clip, grad_scale=grad_scale, on_nonfinite=on_nonfinite)
 
@@ -717,26 +720,29 @@ class Optimizer(Hooked, Threaded):
 
         `then`: what else the step counts, see `Plan.finish`.
         """
+        self._plan.during(self._make_step, grads, then)  # nobody else, and nothing that this calls, steps or changes it
+
+    def _make_step(self, grads, then):
+        """The same, with the plan taken."""
         plan, groups = self._plan, self._groups
-        with plan:  # no other thread, and nothing that is called meanwhile, steps or changes it
-            while True:
-                answers = []
-                for index, step, scalars in plan.begin(grads):
-                    known, settled = self._settled[index]
-                    if not unchanged(groups[index], known):
-                        settled = self._settings(index)
-                    settings, prepare, later = settled
-                    if later and step > 1:
-                        answers.append(later)
-                    elif self.scalar_slots:
-                        answers.append((prepare, *self._with_scalars(settings, step, scalars)))
-                    else:
-                        answers.append((prepare, self.coefficients(settings, step), scalars))
-                if not (self._regrouped and self._repoint()):
-                    break
-            if plan.unready:
-                self._give_states(plan.missing())
-            plan.run(answers, self._num_threads, then)
+        while True:
+            answers = []
+            for index, step, scalars in plan.begin(grads):
+                known, settled = self._settled[index]
+                if not unchanged(groups[index], known):
+                    settled = self._settings(index)
+                settings, prepare, later = settled
+                if later and step > 1:
+                    answers.append(later)
+                elif self.scalar_slots:
+                    answers.append((prepare, *self._with_scalars(settings, step, scalars)))
+                else:
+                    answers.append((prepare, self.coefficients(settings, step), scalars))
+            if not (self._regrouped and self._repoint()):
+                break
+        if plan.unready:
+            self._give_states(plan.missing())
+        plan.run(answers, self._num_threads, then)
 
     # ---- checkpoints
 
@@ -750,8 +756,7 @@ class Optimizer(Hooked, Threaded):
         """
         for hook in self._state_dict_pre.values():
             hook(self)
-        with self._plan:
-            result = self._pack()
+        result = exclusive(type(self)._pack)(self)
         for hook in self._state_dict_post.values():
             result = hook(self, result) or result
         return result
@@ -768,8 +773,7 @@ class Optimizer(Hooked, Threaded):
         """
         for hook in self._load_pre.values():
             state_dict = hook(self, state_dict) or state_dict
-        with self._plan:
-            self._load(state_dict)
+        exclusive(type(self)._load)(self, state_dict)
         for hook in self._load_post.values():
             hook(self)
 
@@ -827,23 +831,23 @@ class Optimizer(Hooked, Threaded):
 
     _owned = staticmethod(owned)  # copies a state array: what comes out of a pickle has no aligned memory
 
+    @exclusive
     def __getstate__(self):
-        with self._plan:
-            return {
-                "defaults": self.defaults,
-                "param_groups": self.param_groups,
-                "names": list(self._plan.names),
-                "arrays": self._arrays,
-                "steps": [self._plan.get_step(position) for position in range(len(self._plan))],
-                "plain": self._plain,
-                "pipeline": self._pipeline and self._pipeline.saved(),
-                "count": self._plan.steps,
-                "num_threads": self._num_threads,
-                "scalars": [self._plan.get_scalars(position) for position in range(len(self._plan))],
-                "bound": list(self._plan.bound_gradients) if self._plan.has_bound else None,
-                "given": self._copied_structures(),
-                "whole": Whole(self._plan),
-            }
+        return {
+            "defaults": self.defaults,
+            "param_groups": self.param_groups,
+            "names": list(self._plan.names),
+            "arrays": self._arrays,
+            "steps": [self._plan.get_step(position) for position in range(len(self._plan))],
+            "plain": self._plain,
+            "pipeline": self._pipeline and self._pipeline.saved(),
+            "count": self._plan.steps,
+            "num_threads": self._num_threads,
+            "scalars": [self._plan.get_scalars(position) for position in range(len(self._plan))],
+            "bound": list(self._plan.bound_gradients) if self._plan.has_bound else None,
+            "given": self._copied_structures(),
+            "whole": Whole(self._plan),
+        }
 
     def __setstate__(self, saved):
         self._setup()

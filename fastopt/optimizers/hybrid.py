@@ -8,6 +8,7 @@ from weakref import WeakMethod
 import numpy as np
 
 from ..kernels.arrays import as_array
+from ..kernels.hold import exclusive
 from ..kernels.plan import called, check_parameter
 from .adam import AdamW
 from .base import Optimizer, Params, check_names, is_group
@@ -131,9 +132,10 @@ class MuonAdamW(Optimizer):
                  for name, part in self._parts.items() for i, state in part.state.items()}
         return dict(sorted(found.items()))
 
+    @exclusive
     def reset_state(self) -> None:
         """Forgets all state and step counts, as if no step had been made; hyperparameters stay."""
-        with self._plan, uninterrupted():
+        with uninterrupted():
             for part in self._parts.values():
                 part.reset_state()
             if self._pipeline is not None:
@@ -145,9 +147,10 @@ class MuonAdamW(Optimizer):
         return max(part.step_count for part in self._parts.values())
 
     @step_count.setter
+    @exclusive
     def step_count(self, count: int) -> None:
         count = step_count(count)
-        with self._plan, uninterrupted():
+        with uninterrupted():
             for part in self._parts.values():
                 part.step_count = count
 
@@ -180,10 +183,6 @@ class MuonAdamW(Optimizer):
     def _boxes(self):
         return []
 
-    def _advance(self, grads, then=None):
-        with self._plan:
-            self._make_step(grads, then)
-
     def _make_step(self, grads, then=None, first=None, after=None):
         for name, part in self._parts.items():
             if part._pipeline is not None:
@@ -206,8 +205,8 @@ class MuonAdamW(Optimizer):
                 last()
             return
         second = None if self.adamw is None else lambda: self.adamw._advance(split["adamw"])
-        with self.muon._plan:  # AdamW steps when Muon can no longer fail
-            self.muon._make_step(split["muon"], first=second, after=last)
+        # AdamW steps when Muon can no longer fail
+        self.muon._plan.during(lambda grads, then: self.muon._make_step(grads, then, second, last), split["muon"], None)
 
     # ---- checkpoints and copies
 
@@ -228,21 +227,21 @@ class MuonAdamW(Optimizer):
             for name, part in self._parts.items():
                 part._adopt(parts[name])
 
+    @exclusive
     def __getstate__(self):
-        with self._plan:
-            return {
-                "params": list(self._plan.params),
-                "names": list(self._plan.names),
-                "positions": self._positions_of,
-                "parts": self._parts,
-                "defaults": self.defaults,
-                "plain": self._plain,
-                "num_threads": self._num_threads,
-                "bound": list(self._plan.bound_gradients) if self._plan.has_bound else None,
-                "pipeline": self._pipeline and self._pipeline.saved(),
-                "given": self._copied_structures(),
-                "whole": Whole(self._plan),
-            }
+        return {
+            "params": list(self._plan.params),
+            "names": list(self._plan.names),
+            "positions": self._positions_of,
+            "parts": self._parts,
+            "defaults": self.defaults,
+            "plain": self._plain,
+            "num_threads": self._num_threads,
+            "bound": list(self._plan.bound_gradients) if self._plan.has_bound else None,
+            "pipeline": self._pipeline and self._pipeline.saved(),
+            "given": self._copied_structures(),
+            "whole": Whole(self._plan),
+        }
 
     def __setstate__(self, saved):
         self._setup()

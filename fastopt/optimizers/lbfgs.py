@@ -369,9 +369,13 @@ class LBFGS(Optimizer):
         if isinstance(loss, tuple):
             loss, grads = loss
         memory.func_evals += 1
-        with self._plan:
-            self._plan.begin(grads if grads is None else self._arrange(grads))
-            return loss, vectors.gather(self._plan.taken(), held)
+        return loss, self._plan.during(self._gathered, grads, (vectors, held))
+
+    def _gathered(self, grads, where):
+        """The gradients, checked, as one vector; the plan is taken."""
+        vectors, held = where
+        self._plan.begin(grads if grads is None else self._arrange(grads))
+        return vectors.gather(self._plan.taken(), held)
 
     def _iterate(self, closure, memory, settings, vectors):
         """All iterations of a step; the rules that end it, and their order, are torch's."""

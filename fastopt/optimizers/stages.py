@@ -376,18 +376,17 @@ class Pipeline:
         plan = self.optimizer._plan
         if self.idle and clip is None and grad_scale is None and on_nonfinite is None and not self.weight:
             if plan.staged:
-                with plan:
-                    plan.stage([])
+                plan.during(lambda plan, _: plan.stage([]), plan, None)
             self.optimizer._advance(grads, self.counted(Step()))
             return
-        with plan:
-            self.checked(grads, clip, grad_scale, on_nonfinite)
+        plan.during(self.checked, grads, (clip, grad_scale, on_nonfinite))
         if self.stages.max_skips is not None and self.skipped_in_a_row > self.stages.max_skips:
             raise NonFiniteGradient(f"{self.skipped_in_a_row} steps in a row were skipped for gradients that are not "
                                     f"finite; max_skips is {self.stages.max_skips}")
 
-    def checked(self, grads, clip, grad_scale, on_nonfinite):
-        """The same, with the plan held."""
+    def checked(self, grads, options):
+        """The same, with the plan taken."""
+        clip, grad_scale, on_nonfinite = options
         optimizer, stages, plan = self.optimizer, self.stages, self.optimizer._plan
         if clip is None:
             clip = stages.clip
@@ -401,7 +400,7 @@ class Pipeline:
                 raise ValueError("step() takes no grads after accumulate(): give them to accumulate() too")
             grads, unscale = self.taken(), unscale / (self.weight if stages.accumulation == "mean" else 1.0)
         for average in stages.average:
-            average._check_not_swapped("step()")
+            average._check_free("step()")
         if not plan.staged:
             self.install()
         cohorts = self.settled(plan.begin(grads))
@@ -620,10 +619,13 @@ class Pipeline:
             if not (type(grads) is list and self.optimizer._plain):
                 grads = self.optimizer._arrange(grads)
             self.ready_sum()
-            with self.sum:
-                cohorts = self.sum.begin(grads)
-                self.sum.run([((1.0, 0.0), (weight, float(step == 1)), ()) for _, step, _ in cohorts],
-                             self.optimizer._num_threads, [(vars(self), {"weight": self.weight + weight})])
+            self.sum.during(self.add, grads, weight)
+
+    def add(self, grads, weight):
+        """Sums gradients; the plan of the sums is taken."""
+        cohorts = self.sum.begin(grads)
+        self.sum.run([((1.0, 0.0), (weight, float(step == 1)), ()) for _, step, _ in cohorts],
+                     self.optimizer._num_threads, [(vars(self), {"weight": self.weight + weight})])
 
     def ready_sum(self):
         """Makes the buffers that are summed into, for every parameter."""

@@ -52,8 +52,7 @@ class ParameterState(MutableMapping):
         return self._arrays[key]
 
     def __setitem__(self, key, value):
-        with self._optimizer._plan:
-            self._set(key, value)
+        self._optimizer._plan.during(self._set, key, value)
 
     def _set(self, key, value):
         if key == "step" and self._optimizer.counts_steps:

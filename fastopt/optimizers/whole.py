@@ -35,10 +35,6 @@ class WholeOptimizer(Optimizer):
     def slots(settings):
         return {}
 
-    def _advance(self, grads, then=None):
-        with self._plan:
-            self._make_step(grads, then)
-
     def _make_step(self, grads, then=None, first=None, after=None):
         """The step, with the plan held: see `Optimizer._advance`. `first` is called when all is checked and nothing changed; it may still raise. `after` is
         called when the parameters are stepped, before the step is counted.

@@ -57,7 +57,7 @@ class WholePipeline(Pipeline):
                 for param in plan.params:
                     np.clip(param, *stages.bounds, out=param)
             for average, coefficients in moves:
-                average._take(coefficients)
+                average._plan.during(average._take, coefficients, None)
             if stages.statistics:
                 norms = np.zeros((len(plan), 3))
                 for i, grad in given:
