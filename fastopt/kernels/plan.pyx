@@ -788,6 +788,20 @@ cdef class Plan(Hold):
         for i in range(self.walk.count):
             self.point(i, params[i])
 
+    def replace(self, Py_ssize_t i, param):
+        """Puts another array in the place of parameter `i`, of any shape; its state and bound gradients are forgotten."""
+        check_parameter(param, self.label(i))
+        params = list(self.params)
+        params[i] = param
+        self.place(params, self.names, 0)
+        self.stage([])
+        self.drop_state(i)
+        self.moved()
+        self.params[i] = param
+        self.point(i, param)
+        self.measure(0)
+        self.unbind()
+
     # ---- what a step writes
 
     def guard(self, arrays):

@@ -8,7 +8,7 @@ from weakref import WeakMethod
 
 import numpy as np
 
-from ..kernels.arrays import as_array, full_like, owned
+from ..kernels.arrays import aligned, as_array, full_like, owned
 from ..kernels.hold import exclusive
 from ..kernels.plan import Plan, called, changed, check_parameter, unchanged
 from ..kernels.threads import Threaded
@@ -16,7 +16,7 @@ from .checkpoint import match, match_stages, match_state, pack, pack_state
 from .hooks import ANY_HOOKS, GLOBAL_POST, GLOBAL_PRE, Hooked
 from .interrupts import uninterrupted
 from .settings import KEPT, Rate, Rates, at, is_schedule, lasts
-from .state import ParameterState, Whole, step_count
+from .state import ParameterState, Whole, fitted, step_count
 from .tree import containers, flatten, is_container, listed
 
 __all__ = ["Grads", "Optimizer", "Params", "Rate", "Rates", "float32"]
@@ -130,13 +130,17 @@ class Optimizer(Hooked, Threaded):
         self._firsts: list[int] = []  # per group: the position of its first parameter
         self._names: set = set()
         self._given: list[tuple] = []  # what parameters were given in: (structure, its leaves by key, positions)
-        self._plan = Plan(self.rule, scalars=len(self.scalar_slots))
-        self._plan.accept(self.sparse, WeakMethod(self._sparse_rows))  # no cycle: memory goes with the optimizer
+        self._plan = self._new_plan()
         self._forget_settings()
         self._arrays: list[dict[str, np.ndarray]] = []  # per parameter: slot -> state array
         self._plain = True  # a list of gradients is one for each parameter, in order
         self._touched: dict = {}  # see SGD
         self._setup_hooks()
+
+    def _new_plan(self):
+        plan = Plan(self.rule, scalars=len(self.scalar_slots))
+        plan.accept(self.sparse, WeakMethod(self._sparse_rows))  # no cycle: memory goes with the optimizer
+        return plan
 
     @staticmethod
     def _as_groups(params):
@@ -175,7 +179,6 @@ class Optimizer(Hooked, Threaded):
         names = [name for name, _ in leaves]
         if not leaves:
             raise ValueError("params of a group is empty")
-        found = leaves
         if param_group.get("param_names") is not None:
             names = check_param_names(param_group["param_names"], names)
             leaves = [(name, leaf) for name, (_, leaf) in zip(names, leaves, strict=True)]
@@ -198,7 +201,7 @@ class Optimizer(Hooked, Threaded):
         self._admit(group, first)
         self._plain = len(self._groups) == 1 and not (is_container(given) and any(map(is_container, given)))
         self._arrays += [{} for _ in params]
-        self._remember(given, found, range(first, first + len(params)))
+        self._remember(given, range(first, first + len(params)))
         if self._pipeline is not None:
             self._pipeline.grow()
 
@@ -229,10 +232,15 @@ class Optimizer(Hooked, Threaded):
         raise AttributeError("param_groups cannot be replaced: change the values in its groups; add_param_group() adds "
                              "a group, rebind() moves to other arrays")
 
-    def _remember(self, structure, leaves, positions):
-        """Keeps what parameters were given in, so that a step sees whether they are still there."""
-        keys = {i if name is None else name: leaf for i, (name, leaf) in enumerate(leaves)}
-        self._given.append((structure, keys, positions))
+    def _remember(self, structure, positions):
+        """Keeps what the parameters at these positions were given in, so that a step sees if they leave it."""
+        leaves, params = by_key(structure), self._plan.params
+        known = {id(params[position]): position for position in positions}
+        where = {key: known.get(id(leaf)) for key, leaf in leaves.items()}
+        for key, leaf in leaves.items():
+            if where[key] is None and not isinstance(leaf, np.ndarray):  # what exports the memory of a parameter
+                where[key] = next((i for i in positions if same_memory(leaf, params[i])), None)
+        self._given.append((structure, leaves, where))
         self._plan.add_watched(containers(structure))
 
     def _look_again(self):
@@ -255,25 +263,165 @@ class Optimizer(Hooked, Threaded):
                 if new is not array:
                     raise ValueError(f"{where}[{offset}] is another array than {plan.label(first + offset)}; "
                                      "rebind(params) moves to other arrays")
-        for structure, leaves, positions in self._given:
-            self._check_leaves(structure, leaves, positions)
+        for structure, leaves, where in self._given:
+            self._check_leaves(by_key(structure), leaves, where)
         for box in plan.watched:
             plan.watched_anew(box)
 
-    def _check_leaves(self, structure, leaves, positions):
+    def _check_leaves(self, now, leaves, where):
         plan = self._plan
-        now = {i if name is None else name: leaf for i, (name, leaf) in enumerate(flatten(structure))}
-        for (key, old), position in zip(leaves.items(), positions, strict=True):
+        for key, position in where.items():
+            if position is None:  # no parameter
+                continue
             label = plan.label(position)
             if key not in now:
                 raise ValueError(f"{label} is no longer in what it was given in; remove_param() takes a parameter out")
-            if now[key] is not old and not same_memory(now[key], plan.params[position]):
+            if not (now[key] is leaves[key] or same_memory(now[key], plan.params[position])):
                 raise ValueError(f"{label} was replaced by another array where it was given: the old one would be "
-                                 "stepped; rebind(params) moves to the arrays of now, add_param_group() adds one")
+                                 "stepped; rebind(params) moves to the arrays of now, replace_param() takes one with "
+                                 "another shape, add_param_group() adds one")
+            if plan.params[position] is not leaves[key] and not same_memory(now[key], plan.params[position]):
+                raise ValueError(f"{label} is another array now than where it was given: put it there too")
         for key, leaf in now.items():
             if key not in leaves and not any(same_memory(leaf, param) for param in plan.params):
                 raise ValueError(f"{key!r} was added to what parameters were given in, but is none of the optimizer; "
                                  "add_param_group() adds it")
+
+    # ---- other parameters with the state of these
+
+    def _find(self, key):
+        """The position of a parameter: of its position, its name, or itself."""
+        plan = self._plan
+        if isinstance(key, str):
+            found = [i for i, name in enumerate(plan.names) if name == key]
+        elif isinstance(key, (int, np.integer)) and not isinstance(key, bool):
+            found = [int(key)] if 0 <= key < len(plan) else []
+        else:
+            found = [i for i, param in enumerate(plan.params) if param is key]
+        if not found:
+            raise ValueError(f"key must be the position or the name of a parameter, or the array itself, got {key!r}")
+        return found[0]
+
+    def _check_alone(self, what):
+        """Raises where something beside the state has the shape of a parameter."""
+        pipeline = self._pipeline
+        if pipeline is not None and pipeline.stages.average:
+            raise ValueError(f"{what} does not change the averages of set_stages(): take them out first, and make new "
+                             "ones afterwards")
+        if pipeline is not None and pipeline.weight:
+            raise ValueError(f"{what} while gradients are accumulated: step first")
+        if self._plan.lent:
+            raise ValueError(f"{what} while averages are in the parameters")
+
+    @exclusive
+    def replace_param(self, key: Any, param: Any, state: Any = "keep") -> None:
+        """Steps another array in the place of a parameter from now on, also one of another shape, with its state.
+
+        Args:
+            key: which parameter: its position over all groups, its name, or the array itself.
+            param: the new array, as for the constructor. Put it where the old one was given, too.
+            state: `"keep"` keeps state and step count; the shape and dtype must be the same. `"new"` begins anew. A
+                function `(name, array) -> array` makes each state array of the new shape from the old one, such as
+                `lambda name, array: array[kept]` after pruning; it is called before anything changes.
+
+        Slow weights of Lookahead begin at the new array. Bound gradients are forgotten.
+
+        Raises:
+            TypeError, ValueError: an argument is not as said above, a state array does not fit, or averages follow
+                the parameters; nothing was changed.
+
+        >>> import numpy as np, fastopt
+        >>> params = {"w": np.ones((3, 2))}
+        >>> opt = fastopt.Adam(params, lr=0.1)
+        >>> opt.step({"w": np.ones((3, 2))})
+        >>> pruned = params["w"][[0, 2]]
+        >>> opt.replace_param("w", pruned, lambda name, array: array[[0, 2]])
+        >>> params["w"] = pruned
+        >>> opt.step({"w": np.ones((2, 2))})
+        >>> params["w"].round(6).tolist(), opt.state[0]["step"]
+        ([[0.8, 0.8], [0.8, 0.8]], 2)
+        """
+        self._check_alone("replace_param()")
+        plan, position = self._plan, self._find(key)
+        label, old = plan.label(position), plan.params[position]
+        array = as_array(param, label)
+        check_parameter(array, label)
+        self.check_parameter(array, label)
+        arrays, step = self._arrays[position], plan.get_step(position)
+        if isinstance(state, str) and state == "new":
+            made, step = {}, 0
+        elif isinstance(state, str) and state == "keep":
+            if array.shape != old.shape or array.dtype != old.dtype:
+                raise ValueError(f"{label} must have shape {old.shape} and dtype {old.dtype} to keep its state, got "
+                                 f"{array.shape} and {array.dtype}; state may be a function, or 'new'")
+            made = arrays
+        elif callable(state):
+            made = {}
+            for name, own in arrays.items():
+                made[name] = aligned(self.state_shape(name, array.shape), array.dtype)
+                made[name][...] = fitted(state(name, own), made[name], name, label)
+        else:
+            raise ValueError(f"state must be 'keep', 'new' or a function, got {state!r}")
+        with uninterrupted():
+            scalars = plan.get_scalars(position)
+            plan.replace(position, array)
+            plan.set_step(position, step)
+            plan.set_scalars(position, scalars)
+            self._arrays[position] = made
+            self._touched.pop(position, None)
+            self._put(position, array)
+            if self._pipeline is not None:
+                self._pipeline.replaced(position, array)
+            plan.suspicious = True
+
+    def _put(self, position, array):
+        """Puts an array into its group."""
+        index = self._plan.group(position)
+        self._groups[index]["params"][position - self._firsts[index]] = array
+
+    @exclusive
+    def remove_param(self, key: Any) -> None:
+        """Takes a parameter out, with its state; the others keep theirs. Bound gradients are forgotten.
+
+        Args:
+            key: which parameter: its position over all groups, its name, or the array itself.
+
+        Raises:
+            ValueError: there is no such parameter, it is the only one of its group, or averages follow the
+                parameters; nothing was changed.
+        """
+        self._check_alone("remove_param()")
+        before, position = self._plan, self._find(key)
+        index = before.group(position)
+        if self._size(index) == 1:
+            raise ValueError(f"{before.label(position)} is the only parameter of its group")
+        plan, first = self._new_plan(), 0
+        for i, group in enumerate(self._groups):
+            places = [place for place in self._positions(i) if place != position]
+            plan.extend([before.params[place] for place in places], [before.names[place] for place in places], i)
+        for i, place in enumerate(place for place in range(len(before)) if place != position):
+            plan.set_step(i, before.get_step(place))
+            plan.set_scalars(i, before.get_scalars(place))
+        plan.steps = before.steps
+        with uninterrupted():
+            self._plan = plan
+            del self._groups[index]["params"][position - self._firsts[index]]
+            if "param_names" in self._groups[index]:
+                self._names.discard(self._groups[index]["param_names"].pop(position - self._firsts[index]))
+            del self._arrays[position]
+            self._firsts = []
+            for group in self._groups:
+                self._firsts.append(first)
+                first += len(group["params"])
+            for _, _, where in self._given:
+                where.update({key: None if place == position else place - (place > position)
+                              for key, place in where.items() if place is not None})
+            self._forget_settings()
+            if self._pipeline is not None:
+                self._pipeline.removed(position)
+            plan.watch(self._boxes(), WeakMethod(self._look_again))
+            for structure, _, _ in self._given:
+                plan.add_watched(containers(structure))
 
     # ---- hyperparameters
 
@@ -529,7 +677,7 @@ class Optimizer(Hooked, Threaded):
             self._show(arrays)
             self._given.clear()
             self._plan.watch(self._boxes(), WeakMethod(self._look_again))
-            self._remember(structure, list(zip(plan.names, leaves, strict=True)), range(len(plan)))
+            self._remember(structure, range(len(plan)))
 
     def _show(self, arrays):
         """Puts arrays into the groups."""
@@ -652,7 +800,7 @@ class Optimizer(Hooked, Threaded):
     # ---- the step
 
     def step(self, grads: Grads = None, closure: Callable[[], Any] | None = None, *, clip: Any = None,
-             grad_scale: float | None = None, on_nonfinite: str | None = None) -> Any:
+             grad_scale: float | None = None, on_nonfinite: str | None = None, params: Params = None) -> Any:
         """Makes one step: updates every parameter that has a gradient, in place.
 
         Args:
@@ -663,6 +811,8 @@ class Optimizer(Hooked, Threaded):
                 `(loss, grads)`. It is called once, before the update.
             clip, on_nonfinite: for this step; see `set_stages`.
             grad_scale: the gradients are divided by this, above 0, before all else.
+            params: the parameters as they are now, in the structure of the constructor, for callers that hold them
+                elsewhere: where they are other arrays than those of the last step, `rebind` moves there first.
 
         Returns:
             The loss that the closure returned, or None.
@@ -672,6 +822,8 @@ class Optimizer(Hooked, Threaded):
                 changed: no parameter, no state, no step count.
             RuntimeError: another thread is stepping this optimizer.
         """
+        if params is not None:
+            return self._step_at(params, grads, closure, clip, grad_scale, on_nonfinite)
         if self._hooked or ANY_HOOKS:
             return self._step_with_hooks(grads, closure, clip, grad_scale, on_nonfinite)
         if clip is None and grad_scale is None and on_nonfinite is None:
@@ -681,6 +833,19 @@ class Optimizer(Hooked, Threaded):
                 return self._pipeline.advance(grads)
             return self._step(grads, closure)
         return self._step(grads, closure, clip=clip, grad_scale=grad_scale, on_nonfinite=on_nonfinite)
+
+    def _step_at(self, params, grads, closure, clip, grad_scale, on_nonfinite):
+        """A step of these parameters; if it raises, those of before are the optimizer's again."""
+        before, given = list(self._plan.params), [structure for structure, _, _ in self._given]
+        leaves = self._arrange(listed(params))
+        if len(leaves) != len(before) or any(leaf is not param for leaf, param in zip(leaves, before, strict=True)):
+            self.rebind(params)
+        try:
+            return self.step(grads, closure, clip=clip, grad_scale=grad_scale, on_nonfinite=on_nonfinite)
+        except BaseException:
+            if any(now is not param for now, param in zip(self._plan.params, before, strict=True)):
+                self.rebind(given[0] if len(given) == 1 else before)
+            raise
 
     def _step_with_hooks(self, grads, closure, clip, grad_scale, on_nonfinite):
         options = {"clip": clip, "grad_scale": grad_scale, "on_nonfinite": on_nonfinite}
@@ -872,14 +1037,15 @@ class Optimizer(Hooked, Threaded):
 
     def _copied_structures(self):
         """The structures that parameters were given in, where a copy of them has the copies of the parameters."""
-        return [(structure, list(positions)) for structure, leaves, positions in self._given
-                if all(leaf is self._plan.params[position]
-                       for leaf, position in zip(leaves.values(), positions, strict=True))
+        return [(structure, [position for position in where.values() if position is not None])
+                for structure, leaves, where in self._given
+                if all(position is not None and leaves[key] is self._plan.params[position]
+                       for key, position in where.items())
                 and all(type(box) in (list, dict) for box in containers(structure))]
 
     def _restore_structures(self, structures):
         for structure, positions in structures:
-            self._remember(structure, flatten(structure), positions)
+            self._remember(structure, positions)
 
     def __repr__(self):
         lines = []
@@ -908,6 +1074,11 @@ def check_param_names(given, names):
     if any(name not in (None, other) for name, other in zip(names, given, strict=True)):
         raise ValueError(f"param_names is {list(given)}, but the names in params are {names}")
     return list(given)
+
+
+def by_key(structure):
+    """The leaves of a structure by their names, or by their places where they have none."""
+    return {i if name is None else name: leaf for i, (name, leaf) in enumerate(flatten(structure))}
 
 
 def same_memory(leaf, param):

@@ -84,7 +84,7 @@ class MuonAdamW(Optimizer):
         excluded = chosen(exclude, names, arrays)
         matrices = [array.ndim == 2 and not out for array, out in zip(arrays, excluded, strict=True)]
         self._make(arrays, names, matrices, muon, adamw)
-        self._remember(given, leaves, range(len(arrays)))
+        self._remember(given, range(len(arrays)))
         self._plain = not (is_container(given) and any(map(is_container, given)))
         self.defaults = {name: part.defaults for name, part in self._parts.items()}
 
@@ -154,6 +154,28 @@ class MuonAdamW(Optimizer):
             for part in self._parts.values():
                 part.step_count = count
 
+    def replace_param(self, key: Any, param: Any, state: Any = "keep") -> None:
+        """Steps another array in the place of a parameter from now on: see `Optimizer.replace_param`.
+
+        A matrix stays with its part.
+        """
+        position = self._find(key)
+        name = next(name for name, positions in self._positions_of.items() if position in positions)
+        part, place, before = self._parts[name], self._positions_of[name].index(position), self._plan.params[position]
+        super().replace_param(position, param, "new")
+        try:
+            part.replace_param(place, param, state)
+        except BaseException:
+            super().replace_param(position, before, "new")
+            raise
+
+    def _put(self, position, array):
+        """The groups are those of the parts."""
+
+    def remove_param(self, key: Any) -> None:
+        """Raises ValueError: a `MuonAdamW` keeps its parameters."""
+        raise ValueError("MuonAdamW keeps the parameters that it was made with")
+
     # ---- gradients and the step
 
     def _arrange(self, grads):
@@ -177,6 +199,12 @@ class MuonAdamW(Optimizer):
                     self._parts[name].rebind(params)
                 raise
 
+    def _guard(self):
+        """Shows the plan the state of both parts."""
+        stages = self._pipeline.written() if self._pipeline is not None else []
+        self._plan.guard(stages + [(self._positions_of[name][i], array) for name, part in self._parts.items()
+                                   for i, arrays in enumerate(part._arrays) for array in arrays.values()])
+
     def _show(self, arrays):
         """The groups are those of the parts."""
 
@@ -188,6 +216,7 @@ class MuonAdamW(Optimizer):
             if part._pipeline is not None:
                 raise ValueError(f"{name} has stages of its own: set them for the whole MuonAdamW")
         plan = self._plan
+        self._guard()
         plan.begin(grads)  # checks all gradients, and names them as the caller does
         taken = dict(plan.taken())
         split = self._split([taken.get(i) for i in range(len(plan))])

@@ -291,6 +291,14 @@ class LBFGS(Optimizer):
         if not sum(param.size for param in self._plan.params):
             raise ValueError("params has no element: there is nothing to optimize")
 
+    def replace_param(self, key: Any, param: Any, state: Any = "keep") -> None:
+        """Raises ValueError: the state is of all parameters as one vector; `rebind` moves to arrays of their shapes."""
+        raise ValueError("LBFGS has one state for all parameters: rebind() moves to others of the same shapes")
+
+    def remove_param(self, key: Any) -> None:
+        """Raises ValueError: see `replace_param`."""
+        raise ValueError("LBFGS has one state for all parameters: make a new optimizer for fewer")
+
     # ---- the step
 
     def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override]

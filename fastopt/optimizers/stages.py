@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
+from weakref import ref
 
 import numpy as np
 
@@ -173,7 +174,7 @@ class Pipeline:
 
     def setup(self, optimizer, stages):
         """Sets what a pipeline has before its tables and its first step."""
-        self.optimizer, self.stages = optimizer, stages
+        self.reference, self.stages = ref(optimizer), stages  # no cycle: memory goes with the optimizer
         self.idle = stages == Stages()
         self.group_of = ()  # of each parameter, once statistics need it
         self.last = Step()
@@ -183,10 +184,31 @@ class Pipeline:
         self.sum = None  # a plan whose parameters are the sums of gradients; see accumulate()
         self.weight, self.in_bound = 0.0, False
 
+    @property
+    def optimizer(self):
+        return self.reference()
+
+    def written(self):
+        """(parameter, array) of what the stages write beside parameters and state."""
+        return [*enumerate(self.slow), *(pair for average in self.stages.average
+                                         for pair in enumerate(average._plan.params))]
+
     def grow(self):
         """Begins the slow weights of parameters that were added."""
         if self.stages.lookahead:
             self.slow += [owned(param) for param in self.optimizer._plan.params[len(self.slow):]]
+
+    def replaced(self, position, param):
+        """Follows another array in the place of a parameter."""
+        self.sum, self.group_of = None, ()
+        if self.slow:
+            self.slow[position] = owned(param)
+
+    def removed(self, position):
+        """Goes on without a parameter."""
+        self.sum, self.group_of = None, ()
+        if self.slow:
+            del self.slow[position]
 
     def reset(self):
         """Begins anew, as if no step had been made."""

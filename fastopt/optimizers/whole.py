@@ -66,8 +66,9 @@ class WholeOptimizer(Optimizer):
 
     def _guard(self):
         """Shows the plan the state, which it does not hold itself."""
-        self._plan.guard([(position, array) for position, arrays in enumerate(self._arrays)
-                          for array in arrays.values()])
+        stages = self._pipeline.written() if self._pipeline is not None else []
+        self._plan.guard(stages + [(position, array) for position, arrays in enumerate(self._arrays)
+                                   for array in arrays.values()])
 
     def _set_states(self, states, count):
         super()._set_states(states, count)

@@ -30,6 +30,7 @@ class WholePipeline(Pipeline):
         self.grow()
         plan = self.optimizer._plan
         plan.stage([], on=True, zero=self.stages.zero_grad)
+        self.optimizer._guard()
         self.has_rows = np.array([param.ndim > 1 for param in plan.params])
 
     def settled(self, cohorts):
