@@ -196,7 +196,7 @@ class Average(Threaded):
                 raise ValueError(f"{label} must have shape {average.shape} and a dtype like {average.dtype}, "
                                  f"got {param.shape} and {param.dtype}")
             pairs.append((param, average))
-        self._plan.during(lambda pairs, _: target._plan.during(write, pairs, None), pairs, None)
+        self._plan.during(target._plan.during, write, pairs)
 
     # ---- checkpoints and copies
 
@@ -443,7 +443,7 @@ class Exchanged(Ensured):
         average = self.average
         if self.mine or average._exchanged:
             raise RuntimeError("average_parameters(): the averages are in the parameters already")
-        average._plan.during(lambda exchange, nothing: self.source.during(exchange, average, nothing), self.exchange, None)
+        average._plan.during(self.source.during, self.exchange, average)
 
     def exchange(self, average, _):
         with uninterrupted():

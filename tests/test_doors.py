@@ -473,7 +473,7 @@ def test_every_door_takes_an_array_right_or_refuses_it(door):
 @pytest.mark.parametrize("indices", [
     np.array([2, 0], ">i8"), np.array([2, 0], "<u4"), np.array([2, 9, 0, 9])[::2], np.array([0, 2])[::-1],
     [2, 0], (2, 0), memoryview(np.array([2, 0])), array.array("i", [2, 0]),
-], ids=str)
+], ids=lambda indices: type(indices).__name__)
 def test_indices_of_any_whole_kind(indices):
     table = np.zeros((3, 2))
     SGD([table], lr=1.0).step([SparseRows(indices, np.array([[1.0, 2.0], [3.0, 4.0]]), table.shape)])
@@ -483,7 +483,7 @@ def test_indices_of_any_whole_kind(indices):
 @pytest.mark.parametrize("indices", [
     np.ma.masked_array([2, 0], [True, False]), np.array([2.0, 0.0]), np.array([2, 0], object), np.array([True, False]),
     "20", None, {2, 0}, Exporter(np.array([2, 0]), KeyError("x")),
-], ids=str)
+], ids=lambda indices: type(indices).__name__)
 def test_indices_that_are_none(indices):
     with pytest.raises((TypeError, ValueError), match="indices"):
         SparseRows(indices, np.ones((2, 2)), (3, 2))

@@ -27,9 +27,9 @@ def made(method, shape=(2, 3)):
 
 def everything(optimizer, params, averages=()):
     """All that a step changes, as text."""
-    return repr(([param.tolist() for param in params], optimizer.state_dict(), optimizer.step_count, optimizer.last_step,
-                 [(average.n_averaged, [own.tolist() for own in average.averages]) for average in averages],
-                 optimizer._pipeline and optimizer._pipeline.weight))
+    averaged = [(average.n_averaged, [own.tolist() for own in average.averages]) for average in averages]
+    return repr(([param.tolist() for param in params], optimizer.state_dict(), optimizer.step_count,
+                 optimizer.last_step, averaged, optimizer._pipeline and optimizer._pipeline.weight))
 
 
 def first_step(optimizer, grads):
@@ -115,7 +115,8 @@ def test_a_signal_in_other_calls_leaves_them_whole_or_not_begun(call):
             with average.average_parameters():
                 found.append(params[0].tolist())
 
-        act = {"update": average.update, "exchange": exchange, "accumulate": lambda o=optimizer, g=grads: o.accumulate(g),
+        act = {"update": average.update, "exchange": exchange,
+               "accumulate": lambda o=optimizer, g=grads: o.accumulate(g),
                "state_dict": optimizer.state_dict, "load": lambda o=optimizer, s=saved: o.load_state_dict(s),
                "reset": optimizer.reset_state, "rebind": lambda o=optimizer, m=moved: o.rebind(m)}[call]
         before = everything(optimizer, params, [average])

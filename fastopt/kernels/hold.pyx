@@ -29,7 +29,7 @@ cdef class Hold:
     A child that was forked while another thread had it does not have that thread, and can take it.
     """
 
-    def during(self, function, first, second):
+    def during(self, function, first, second=None):
         """Calls function(first, second) and has it meanwhile.
 
         It is taken by one act: nothing else runs between the look and the taking. Raises RuntimeError if it is taken.

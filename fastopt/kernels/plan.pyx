@@ -226,7 +226,7 @@ cdef apart sum_units(const Walk *w, Py_ssize_t k, Py_ssize_t begin, Py_ssize_t e
 
 
 cdef void set_scale(Scalars *c, double scale) noexcept nogil:
-    """The scale of the prepare stage. Where float32, or a float64 gradient made float32, may not bear it: see prepare."""
+    """The scale of the prepare stage. Where float32, or a float64 gradient made that, may not bear it: see prepare."""
     cdef int exponent = 0
     c.f64[0], c.f64[4] = scale, 0
     if not LEAST_SCALE <= fabs(scale) <= MOST_SCALE and scale != 0 and fabs(scale) <= DBL_MAX:
@@ -789,7 +789,7 @@ cdef class Plan(Hold):
             self.point(i, params[i])
 
     def replace(self, Py_ssize_t i, param):
-        """Puts another array in the place of parameter `i`, of any shape; its state and bound gradients are forgotten."""
+        """Puts another array, of any shape, in the place of parameter `i`; its state and bound gradients go."""
         check_parameter(param, self.label(i))
         params = list(self.params)
         params[i] = param
@@ -1244,8 +1244,8 @@ cdef class Plan(Hold):
                  numbers(self.walk.cohorts[k].scalar, self.scalars)) for k in range(self.cohort_count)]
 
     cdef dropped(self, Py_ssize_t i):
-        raise ValueError(f"the bound gradient of {self.label(i)} is held by nobody else any more: no new values can come "
-                         f"into it; call bind_grads() with the gradients of now")
+        raise ValueError(f"the bound gradient of {self.label(i)} is held by nobody else any more: no new values can "
+                         f"come into it; call bind_grads() with the gradients of now")
 
     cdef look_at_followers(self):
         """Raises unless the arrays of the stages are where and what they were, and can be written."""
@@ -1259,8 +1259,9 @@ cdef class Plan(Hold):
                 array = PyList_GET_ITEM(arrays, i)
                 if self.walk.follower[k].memory[i] != NULL and not UNMOVED & fastopt_look(
                         array, NULL, self.walk.follower[k].memory[i], self.walk.items[i].header):
-                    raise ValueError(f"{'the slow weights' if name == 'lookahead' else 'an average'} of {self.label(i)} "
-                                     f"must be a writable array in its own memory: it is read-only, or was changed")
+                    what = "the slow weights" if name == "lookahead" else "an average"
+                    raise ValueError(f"{what} of {self.label(i)} must be a writable array in its own memory: "
+                                     f"it is read-only, or was changed")
 
     cdef check_clearing(self, list gradients):
         """Raises unless the gradients can be cleared and nothing else lies in their memory.
@@ -1356,7 +1357,8 @@ cdef class Plan(Hold):
             set_scale(&cohort.prepare, scale)
             cohort.prepared = scale != 1 or cohort.prepare.f64[1] != 0 or cohort.prepare.f64[3] != 0
             cohort.rule.f64[SCALE] = cohort.rule.f32[SCALE] = 0
-            if (scale != 1 and LEAST_SCALE <= fabs(scale) <= MOST_SCALE and cohort.prepare.f64[1] == 0 and cohort.prepare.f64[3] == 0
+            if (scale != 1 and LEAST_SCALE <= fabs(scale) <= MOST_SCALE and cohort.prepare.f64[1] == 0
+                    and cohort.prepare.f64[3] == 0
                     and self.walk.units == NULL and not ahead and not self.walk.sees):
                 cohort.rule.f64[SCALE], cohort.rule.f32[SCALE] = scale, <float>scale
                 cohort.prepare.f64[0] = cohort.prepare.f32[0] = 1

@@ -396,7 +396,7 @@ class Optimizer(Hooked, Threaded):
         if self._size(index) == 1:
             raise ValueError(f"{before.label(position)} is the only parameter of its group")
         plan, first = self._new_plan(), 0
-        for i, group in enumerate(self._groups):
+        for i in range(len(self._groups)):
             places = [place for place in self._positions(i) if place != position]
             plan.extend([before.params[place] for place in places], [before.names[place] for place in places], i)
         for i, place in enumerate(place for place in range(len(before)) if place != position):

@@ -36,8 +36,8 @@ class WholeOptimizer(Optimizer):
         return {}
 
     def _make_step(self, grads, then=None, first=None, after=None):
-        """The step, with the plan held: see `Optimizer._advance`. `first` is called when all is checked and nothing changed; it may still raise. `after` is
-        called when the parameters are stepped, before the step is counted.
+        """The step, with the plan taken: see `Optimizer._advance`. `first` is called when all is checked and nothing
+        changed; it may still raise. `after` is called when the parameters are stepped, before the step is counted.
         """
         plan = self._plan
         plan.begin(grads)
