@@ -19,8 +19,8 @@ from .kernels.arrays import as_array
 from .kernels.plan import check_overlap
 from .optimizers.base import Grads
 from .optimizers.checks import flag, nonnegative, real
-from .optimizers.clipping import norm_of, reals, shrink, times
 from .optimizers.interrupts import uninterrupted
+from .optimizers.norms import norm_of, reals, shrink, times
 from .optimizers.tree import flatten
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]

@@ -203,7 +203,8 @@ def test_foreign_byte_order_comes_back_as_numbers(tmp_path):
 
 @pytest.mark.parametrize("value", [
     object(), {1, 2}, lambda: 0, [{"a": (1, print)}], np.array([None]), np.array(["a"]), np.ma.masked_array([1.0], [1]),
-    np.longdouble(1), np.array(1, "M8[s]"), np.zeros(2, "i4,f4"), {"a": OrderedDict, "b": 1}], ids=lambda value: type(value).__name__)
+    np.longdouble(1), np.array(1, "M8[s]"), np.zeros(2, "i4,f4"), {"a": OrderedDict, "b": 1}],
+    ids=lambda value: type(value).__name__)
 def test_values_that_a_file_cannot_have(value, tmp_path):
     fastopt.save(tmp_path / "x", extra=1)
     with pytest.raises(TypeError, match=r"extra.* is .*, which a checkpoint cannot have"):

@@ -258,21 +258,15 @@ def test_dtypes_may_differ_and_stay():
     assert fastopt.get_total_norm(grads) == pytest.approx(0.1, rel=1e-4)
 
 
-def test_gradients_below_the_norm_are_not_written():
+def test_gradients_below_the_norm_are_not_written(monkeypatch):
     grad = np.array([3.0, 4.0])
-    written = []
-
-    class Watched(np.ndarray):
-        def __array_ufunc__(self, function, method, *inputs, out=(), **arguments):
-            written.append(function)
-            return getattr(function, method)(*(np.asarray(x) for x in inputs), out=tuple(map(np.asarray, out)))
-
-    watched = grad.view(Watched)
+    written, multiply = [], fastopt.clip.multiply
+    monkeypatch.setattr(fastopt.clip, "multiply", lambda *given: (written.append(given), multiply(*given)))
     for max_norm, eps in ((5.1, 1e-6), (5.0, 0.0), (math.inf, 1e-6)):
-        assert fastopt.clip_grad_norm_(watched, max_norm, eps=eps) == 5.0
+        assert fastopt.clip_grad_norm_(grad, max_norm, eps=eps) == 5.0
     assert written == []
-    fastopt.clip_grad_norm_(watched, 5.0)
-    assert written == [np.multiply]
+    fastopt.clip_grad_norm_(grad, 5.0)
+    assert len(written) == 1
     assert grad[0] < 3.0
 
 

@@ -254,7 +254,7 @@ def test_a_gradient_in_memory_that_the_step_writes_is_refused(method, source, wa
         grads = [grad.view(np.float32)[:1].reshape(2, 3) for grad in grads]
     before = copy.deepcopy((params, repr(optimizer.state_dict())))
     for _ in range(2):
-        with pytest.raises(ValueError, match="gradient of parameter . shares memory with"):
+        with pytest.raises(ValueError, match=r"gradient of parameter . (shares memory with its|and .* share memory)"):
             if way == "bound":
                 optimizer.bind_grads(grads)
             elif way == "again":
@@ -268,7 +268,7 @@ def test_a_gradient_in_memory_that_the_step_writes_is_refused(method, source, wa
 @pytest.mark.parametrize("dtype", ["complex64", "complex128"])
 def test_complex_gradients_in_each_other_s_memory_are_refused(dtype):
     x, y = np.ones(3, dtype), np.ones(3, dtype)
-    with pytest.raises(ValueError, match="shares memory with parameter 1"):
+    with pytest.raises(ValueError, match="gradient of parameter 0 and parameter 1 share memory"):
         fastopt.SGD([x, y]).step([y, x])
 
 
@@ -277,22 +277,22 @@ def test_large_gradients_in_each_other_s_memory_are_refused(threads):
     x, y = np.ones(200_000), np.ones(200_000)
     optimizer = fastopt.SGD([x, y])
     optimizer.num_threads = threads
-    with pytest.raises(ValueError, match="shares memory with parameter 1"):
+    with pytest.raises(ValueError, match="gradient of parameter 0 and parameter 1 share memory"):
         optimizer.step([y, x])
     assert (x == 1).all() and (y == 1).all()
 
 
 def test_values_of_a_sparse_gradient_in_another_parameter_are_refused():
     tables = [np.ones((4, 2)), np.ones((4, 2))]
-    with pytest.raises(ValueError, match="shares memory with parameter 1"):
+    with pytest.raises(ValueError, match="gradient of parameter 0 and parameter 1 share memory"):
         fastopt.SGD(tables).step([fastopt.SparseRows([0], tables[1][:1], (4, 2)), None])
 
 
 def test_functional_steps_look_at_all_their_memory():
     x, y, m = np.ones(3), np.ones(3), np.ones(3)
-    with pytest.raises(ValueError, match="shares memory"):
+    with pytest.raises(ValueError, match="share memory"):
         fastopt.functional.sgd([x, y], [y, x], step=1)
-    with pytest.raises(ValueError, match="shares memory"):
+    with pytest.raises(ValueError, match="share memory"):
         fastopt.functional.sgd([x], [m], [m], step=1, momentum=0.9)
 
 
@@ -317,7 +317,7 @@ def test_many_gradients_at_changing_places_are_all_looked_at():
         optimizer.step(grads)
         wrong, other = rng.integers(0, 100, 2)
         grads[wrong] = params[other]
-        with pytest.raises(ValueError, match=f"gradient of parameter {wrong} shares memory"):
+        with pytest.raises(ValueError, match=f"gradient of parameter {wrong} .*share"):
             optimizer.step(grads)
 
 

@@ -904,15 +904,17 @@ cdef class Plan(Hold):
         own = None
         for k, array in enumerate(self.params):
             if shares(array, data, bytes):
-                own = "its parameter" if k == i else self.label(k)
+                if k == i:
+                    raise ValueError(f"gradient of {self.label(i)} shares memory with its parameter; pass a copy")
+                own = self.label(k)
                 break
         else:
             for other in self.beside():
                 if shares(other[1], data, bytes):
                     own = self.name_of(other)
                     break
-        raise ValueError(f"gradient of {self.label(i)} shares memory with {own}, which the step writes while it reads "
-                         f"the gradient; pass a copy")
+        raise ValueError(f"gradient of {self.label(i)} and {own} share memory: the step would read what it writes; pass "
+                         f"a copy")
 
     # ---- who holds the parameters
 

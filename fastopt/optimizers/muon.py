@@ -7,7 +7,7 @@ import numpy as np
 from ..kernels.arrays import aligned
 from .base import Params, Rate
 from .checks import flag, nonnegative, numbers, one_of, whole_number
-from .clipping import norm_of, times
+from .norms import norm_of, times
 from .whole import WholeOptimizer
 
 CHUNK = 32_768  # elements: what the elementwise parts need of so many stays in the second level of cache

@@ -16,23 +16,9 @@ import numpy as np
 from ..kernels.arrays import full_like, owned
 from ..kernels.plan import Plan, unchanged
 from .checks import at_least_one, check_matches, flag, nonnegative, one_of, pair, positive, whole
-from .clipping import (
-    LEAST,
-    Adaptive,
-    Clip,
-    GlobalNorm,
-    Norm,
-    ParameterNorm,
-    Value,
-    as_clip,
-    each_shrunk,
-    is_safe,
-    norm_of,
-    norms_of,
-    root,
-    shrunk,
-)
+from .clipping import Adaptive, Clip, GlobalNorm, Norm, ParameterNorm, Value, as_clip
 from .interrupts import uninterrupted
+from .norms import LEAST, each_shrunk, is_safe, norm_of, norms_of, root, shrunk
 from .state import fitted, judging
 
 __all__ = ["NonFiniteGradient", "Stages", "Step", "layer_decay"]

@@ -3,7 +3,8 @@
 import numpy as np
 
 from .base import Optimizer
-from .clipping import Adaptive, GlobalNorm, ParameterNorm, Value, norm_of, shrunk, times
+from .clipping import Adaptive, GlobalNorm, ParameterNorm, Value
+from .norms import norm_of, shrunk, times
 from .stages import Pipeline
 
 MEANINGLESS = ("cautious", "cautious_weight_decay", "corrected_weight_decay", "no_decay", "lr_scale", "clip_update")
