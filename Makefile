@@ -13,7 +13,7 @@ demo: $(VENV)/demo
 	$(BIN)/fastopt demo $(ARGS)
 
 test: $(VENV)/test
-	PYTHONSAFEPATH=1 $(BIN)/pytest -q $(ARGS)
+	PYTHONSAFEPATH=1 $(BIN)/pytest -q -n auto $(ARGS)
 
 bench: $(VENV)/test
 	$(BIN)/fastopt bench $(ARGS)
