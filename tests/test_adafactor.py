@@ -438,3 +438,20 @@ def test_the_benchmark_runs(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["bench", "8x8", "5", "--rounds", "2"])
     assert bench.main() == 0
     assert "| 8x8 | fastopt step(grads) | " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", [fastopt.Adafactor, fastopt.Muon])
+def test_a_step_with_stages_allocates_no_array(method):
+    params = [np.ones((300, 400), "float32")]
+    optimizer, grads = method(params), [np.full((300, 400), 1e-3, "float32")]
+    optimizer.set_stages(clip=0.01, statistics=True, lookahead=(2, 0.5), average=fastopt.averages.EMA(params, 0.5))
+    for _ in range(4):
+        optimizer.step(grads)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(2):
+            optimizer.step(grads)
+        assert tracemalloc.get_traced_memory()[1] - before < params[0].nbytes / 2
+    finally:
+        tracemalloc.stop()

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..kernels.arrays import full_like, owned
 from ..kernels.plan import Plan, unchanged
-from .checks import at_least_one, check_matches, flag, nonnegative, one_of, pair, positive, whole
+from .checks import at_least_one, check_matches, flag, nonnegative, one_of, pair, positive, real, whole
 from .clipping import Adaptive, Clip, GlobalNorm, Norm, ParameterNorm, Value, as_clip
 from .interrupts import uninterrupted
 from .norms import LEAST, each_shrunk, is_safe, norm_of, norms_of, root, shrunk
@@ -90,9 +90,10 @@ def interval(name, value):
     if isinstance(value, str) and value == "nonnegative":
         return 0.0, math.inf
     try:
-        low, high = map(float, () if isinstance(value, str) else value)
+        low, high = () if isinstance(value, str) else value
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be (low, high) or 'nonnegative', got {value!r}") from None
+    low, high = real(f"{name}[0]", low), real(f"{name}[1]", high)
     if not low <= high:
         raise ValueError(f"{name} must be two numbers, the lower first, got {value!r}")
     return low, high

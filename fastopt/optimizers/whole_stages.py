@@ -34,6 +34,17 @@ class WholePipeline(Pipeline):
         self.optimizer._guard()
         self.has_rows = np.array([param.ndim > 1 for param in plan.params])
 
+    def setup(self, optimizer, stages):
+        super().setup(optimizer, stages)
+        self.rooms = {}  # arrays to work in, so that a step allocates none
+
+    def room(self, use, i):
+        """An array like parameter `i`, of any content, which stays for this use."""
+        param, room = self.optimizer._plan.params[i], self.rooms.get((use, i))
+        if room is None or room.shape != param.shape or room.dtype != param.dtype:
+            room = self.rooms[use, i] = np.empty_like(param)
+        return room
+
     def settled(self, cohorts):
         return cohorts
 
@@ -44,16 +55,23 @@ class WholePipeline(Pipeline):
         grads = [None] * len(plan)
         for i, grad in self.scaled(given, clip, unscale, measured, record):
             grads[i] = grad
-        before = [param.copy() for param in plan.params] if stages.statistics else []
+        before = []
+        if stages.statistics:
+            for i, param in enumerate(plan.params):
+                before.append(self.room("before", i))
+                before[i][...] = param
         moves = [(average, average.coefficients(average.n_averaged + 1)) for average in stages.average]
         for average, _ in moves:
             average._check_parameters()
         looks = bool(stages.lookahead) and (optimizer.step_count + 1) % stages.lookahead[0] == 0
+        differences = [self.room("difference", i) for i in range(len(plan))] if looks else []
 
         def after():
             if looks:
-                for slow, param in zip(self.slow, plan.params, strict=True):
-                    slow += stages.lookahead[1] * (param - slow)
+                for slow, param, moved in zip(self.slow, plan.params, differences, strict=True):
+                    np.subtract(param, slow, out=moved)
+                    moved *= stages.lookahead[1]
+                    slow += moved
                     param[...] = slow
             if stages.bounds:
                 for param in plan.params:
@@ -75,7 +93,7 @@ class WholePipeline(Pipeline):
 
     def scaled(self, given, clip, unscale, measured, record):
         """The gradients as the rule is to have them, in the dtype of their parameters."""
-        plan, centers = self.optimizer._plan, self.stages.centralize
+        centers = self.stages.centralize
         norm, norms, _ = measured
         scale = unscale
         if isinstance(clip, GlobalNorm):
@@ -88,7 +106,7 @@ class WholePipeline(Pipeline):
         scaled, first = [], 0
         for i, grad in given:
             rows = len(grad) if grad.ndim > 1 and (centers or isinstance(clip, Adaptive)) else 1
-            out = np.empty(grad.shape, plan.params[i].dtype)
+            out = self.room("gradient", i)
             if out.size:
                 scales, means = units[first : first + rows, :1], units[first : first + rows, 1:]
                 first += rows
