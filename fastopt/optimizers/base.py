@@ -630,6 +630,9 @@ class Optimizer(Hooked, Threaded):
             grads: gradients in the structure of `params`; None skips a parameter. The arrays are read at each
                 step, so that a framework may write new gradients into the same memory. They must not be copies.
 
+        A step asks for them again, with a ValueError, once parameters were added or whoever else held one of the arrays
+        has dropped it: new values could not come into it any more.
+
         Raises:
             TypeError, ValueError: as for `step`; what was bound before stays bound.
         """
@@ -818,9 +821,12 @@ class Optimizer(Hooked, Threaded):
             The loss that the closure returned, or None.
 
         Raises:
-            TypeError, ValueError: a gradient, parameter or hyperparameter is not as it must be. Nothing was
-                changed: no parameter, no state, no step count.
-            RuntimeError: another thread is stepping this optimizer.
+            TypeError, ValueError: a gradient, parameter or hyperparameter is not as it must be; a gradient lies in
+                memory that the step writes; something else is where a parameter was given. Nothing was changed: no
+                parameter, no state, no step count.
+            RuntimeError: another thread is stepping this optimizer, or this step called it.
+
+        A signal that arrives meanwhile, Ctrl-C too, is handled before the step is begun or when it is made and counted.
         """
         if params is not None:
             return self._step_at(params, grads, closure, clip, grad_scale, on_nonfinite)

@@ -49,7 +49,8 @@ class Muon(WholeOptimizer):
     >>> np.linalg.svd(w, compute_uv=False).round(3)
     array([0.112, 0.068])
 
-    The products run in NumPy's BLAS and on its threads, which `num_threads` does not set. After the first, a step
+    The products run in NumPy's BLAS and on its threads, which `num_threads` does not set; the bits are that BLAS's, and
+    may differ from one machine to the next. After the first, a step
     allocates nothing; the optimizer keeps working memory for its largest matrix: two copies, and two squares of
     the shorter side, four where the longer one is more than twice as long.
 
