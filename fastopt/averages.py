@@ -113,13 +113,17 @@ class Average(Threaded):
 
     def _take(self, coefficients, then):
         """Makes an update; `then` is what it counts. The plan is taken."""
-        plan, source = self._plan, self._source._plan
+        source = self._source._plan
         try:
             source.check_watched()
-            cohorts = plan.begin(source.params)
+            self._take_from(source.params, coefficients, then)
         except (TypeError, ValueError):
             self._check_parameters()
             raise
+
+    def _take_from(self, params, coefficients, then=None):
+        plan = self._plan
+        cohorts = plan.begin(params)
         plan.run([((1.0, 0.0), coefficients, ())] * len(cohorts), self._num_threads, then)
 
     @property
@@ -424,7 +428,7 @@ class Parameters(Optimizer):
         super().add_param_group({"params": param_group["params"]})
 
 
-def write(pairs, _):
+def write(pairs):
     """Copies the second array of each pair into the first."""
     with uninterrupted(), np.errstate(all="ignore"):
         for param, average in pairs:
@@ -437,15 +441,16 @@ class Exchanged(Ensured):
     def __init__(self, average: Average) -> None:
         self.average, self.source = average, average._source._plan
         self.pairs: list[tuple[np.ndarray, np.ndarray]] = []
-        self.mine = False
+        self.mine = self.refused = False
 
     def begin(self) -> None:
         average = self.average
-        if self.mine or average._exchanged:
+        if average._exchanged:
+            self.refused = self.mine
             raise RuntimeError("average_parameters(): the averages are in the parameters already")
         average._plan.during(self.source.during, self.exchange, average)
 
-    def exchange(self, average, _):
+    def exchange(self, average):
         with uninterrupted():
             average._check_parameters(writable=True)
             self.pairs = [(flat(param), flat(in_dtype(own, param.dtype)))
@@ -456,7 +461,9 @@ class Exchanged(Ensured):
 
     def end(self) -> None:
         with uninterrupted():
-            if self.mine:
+            if self.refused:  # it was entered twice: the first is still to be left
+                self.refused = False
+            elif self.mine:
                 exchange(self.pairs)
                 self.average._exchanged = self.mine = False
                 self.source.lent -= 1

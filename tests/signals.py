@@ -30,3 +30,11 @@ def interrupted(call, at, within="fastopt"):
     finally:
         sys.settrace(None)
     return count >= at
+
+
+def warmed_up():
+    """Python 3.12 has no events of bytecodes the first time."""
+    return "bytecodes"
+
+
+interrupted(warmed_up, 10**9, "signals")

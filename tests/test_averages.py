@@ -716,3 +716,16 @@ def test_memory_goes_with_the_average():
         assert gone() is None
     finally:
         gc.enable()
+
+
+def test_a_context_that_is_entered_twice_still_has_the_averages():
+    w = np.zeros(2)
+    average = fastopt.averages.EMA([w], 0.5)
+    w[:] = 1
+    context = average.average_parameters()
+    with context:
+        with pytest.raises(RuntimeError, match="already"):
+            with context:
+                pass
+        assert (w == 0).all()
+    assert (w == 1).all()

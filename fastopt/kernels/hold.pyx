@@ -30,13 +30,13 @@ cdef class Hold:
     """
 
     def during(self, function, first, second=None):
-        """Calls function(first, second) and has it meanwhile.
+        """Calls function(first, second), or function(first) without a second, and has it meanwhile.
 
         It is taken by one act: nothing else runs between the look and the taking. Raises RuntimeError if it is taken.
         """
         self.acquire()
         try:
-            return function(first, second)
+            return function(first) if second is None else function(first, second)
         finally:
             self.give()
 

@@ -793,6 +793,9 @@ cdef class Plan(Hold):
         check_parameter(param, self.label(i))
         params = list(self.params)
         params[i] = param
+        beside = self.beside()
+        check_overlap([param] + [other[1] for other in beside], lambda k: (
+            f"the new array of {self.label(i)}" if k == 0 else self.name_of(beside[k - 1])), 1)
         self.place(params, self.names, 0)
         self.stage([])
         self.drop_state(i)
@@ -1222,7 +1225,7 @@ cdef class Plan(Hold):
             if bound and gradient.width != 0:
                 if Py_REFCNT(given) > 1:
                     item.held = True
-                elif item.held:
+                elif item.held and cnp.PyArray_BASE(<cnp.ndarray><object>given) == NULL:  # else others may write to it
                     self.dropped(i)
             if clear:
                 clear = seen & WRITEABLE and self.cleared[i] == gradient.data

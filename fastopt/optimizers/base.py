@@ -17,7 +17,7 @@ from .hooks import ANY_HOOKS, GLOBAL_POST, GLOBAL_PRE, Hooked
 from .interrupts import uninterrupted
 from .settings import KEPT, Rate, Rates, at, is_schedule, lasts
 from .state import ParameterState, Whole, fitted, step_count
-from .tree import containers, flatten, is_container, listed
+from .tree import containers, flatten, is_container, is_pair, listed
 
 __all__ = ["Grads", "Optimizer", "Params", "Rate", "Rates", "float32"]
 
@@ -196,6 +196,11 @@ class Optimizer(Hooked, Threaded):
         group.update(self.defaults)
         group.update((key, value) for key, value in param_group.items() if key not in ("params", "param_names"))
         self._check_group(group)
+        with uninterrupted():
+            self._join(group, params, names, given)
+
+    def _join(self, group, params, names, given):
+        """Takes a checked group in."""
         first = len(self._plan)
         self._plan.extend(params, names, len(self._groups))
         self._admit(group, first)
@@ -263,29 +268,34 @@ class Optimizer(Hooked, Threaded):
                 if new is not array:
                     raise ValueError(f"{where}[{offset}] is another array than {plan.label(first + offset)}; "
                                      "rebind(params) moves to other arrays")
-        for structure, leaves, where in self._given:
-            self._check_leaves(by_key(structure), leaves, where)
+        found = [self._where_now(structure, leaves, where) for structure, leaves, where in self._given]
+        self._given[:] = [(structure, *now) for (structure, _, _), now in zip(self._given, found, strict=True)]
         for box in plan.watched:
             plan.watched_anew(box)
 
-    def _check_leaves(self, now, leaves, where):
-        plan = self._plan
+    def _where_now(self, structure, leaves, where):
+        """The leaves of a structure, and which parameters they are; raises if one of these has left it."""
+        plan, now = self._plan, by_key(structure)
+        others = {key for key, position in where.items() if position is None}  # no parameters
+        known = {id(param): position for position, param in enumerate(plan.params)}
+        places = {key: known.get(id(leaf)) for key, leaf in now.items()}
+        for key, leaf in now.items():
+            if places[key] is None and key not in others:
+                places[key] = next((i for i, param in enumerate(plan.params) if same_memory(leaf, param)), None)
         for key, position in where.items():
-            if position is None:  # no parameter
+            if position is None or position in places.values():
                 continue
             label = plan.label(position)
             if key not in now:
                 raise ValueError(f"{label} is no longer in what it was given in; remove_param() takes a parameter out")
-            if not (now[key] is leaves[key] or same_memory(now[key], plan.params[position])):
-                raise ValueError(f"{label} was replaced by another array where it was given: the old one would be "
-                                 "stepped; rebind(params) moves to the arrays of now, replace_param() takes one with "
-                                 "another shape, add_param_group() adds one")
-            if plan.params[position] is not leaves[key] and not same_memory(now[key], plan.params[position]):
-                raise ValueError(f"{label} is another array now than where it was given: put it there too")
-        for key, leaf in now.items():
-            if key not in leaves and not any(same_memory(leaf, param) for param in plan.params):
+            raise ValueError(f"{label} was replaced by another array where it was given: the old one would be stepped; "
+                             "rebind(params) moves to the arrays of now, replace_param() takes one with another shape, "
+                             "add_param_group() adds one")
+        for key, position in places.items():
+            if position is None and key not in others:
                 raise ValueError(f"{key!r} was added to what parameters were given in, but is none of the optimizer; "
                                  "add_param_group() adds it")
+        return now, places
 
     # ---- other parameters with the state of these
 
@@ -319,7 +329,8 @@ class Optimizer(Hooked, Threaded):
 
         Args:
             key: which parameter: its position over all groups, its name, or the array itself.
-            param: the new array, as for the constructor. Put it where the old one was given, too.
+            param: the new array, as for the constructor. It takes the place of the old one in the lists and mappings
+                in which parameters were given, too.
             state: `"keep"` keeps state and step count; the shape and dtype must be the same. `"new"` begins anew. A
                 function `(name, array) -> array` makes each state array of the new shape from the old one, such as
                 `lambda name, array: array[kept]` after pruning; it is called before anything changes.
@@ -336,7 +347,8 @@ class Optimizer(Hooked, Threaded):
         >>> opt.step({"w": np.ones((3, 2))})
         >>> pruned = params["w"][[0, 2]]
         >>> opt.replace_param("w", pruned, lambda name, array: array[[0, 2]])
-        >>> params["w"] = pruned
+        >>> params["w"] is pruned
+        True
         >>> opt.step({"w": np.ones((2, 2))})
         >>> params["w"].round(6).tolist(), opt.state[0]["step"]
         ([[0.8, 0.8], [0.8, 0.8]], 2)
@@ -372,7 +384,12 @@ class Optimizer(Hooked, Threaded):
             self._put(position, array)
             if self._pipeline is not None:
                 self._pipeline.replaced(position, array)
-            plan.suspicious = True
+            for structure, leaves, where in self._given:
+                for key, place in where.items():
+                    if place == position:
+                        where[key] = position if exchanged(structure, leaves[key], array) else None
+                        leaves[key] = array
+            self._states_changed()
 
     def _put(self, position, array):
         """Puts an array into its group."""
@@ -422,6 +439,10 @@ class Optimizer(Hooked, Threaded):
             plan.watch(self._boxes(), WeakMethod(self._look_again))
             for structure, _, _ in self._given:
                 plan.add_watched(containers(structure))
+            self._states_changed()
+
+    def _states_changed(self):
+        """Called when other arrays are the state."""
 
     # ---- hyperparameters
 
@@ -547,6 +568,7 @@ class Optimizer(Hooked, Threaded):
                 self._plan.drop_state(position)
                 self._arrays[position] = {}
             self._forget_settings()
+            self._states_changed()
             self._plan.steps = 0
             if self._pipeline is not None:
                 self._pipeline.reset()
@@ -684,8 +706,9 @@ class Optimizer(Hooked, Threaded):
 
     def _show(self, arrays):
         """Puts arrays into the groups."""
-        for index, group in enumerate(self.param_groups):
-            group["params"][:] = [arrays[position] for position in self._positions(index)]
+        for index, (group, params) in enumerate(zip(self._groups, self._lists, strict=True)):
+            params[:] = [arrays[position] for position in self._positions(index)]
+            group["params"] = params
 
     def _boxes(self):
         """The lists of the groups that hold parameters."""
@@ -835,15 +858,16 @@ class Optimizer(Hooked, Threaded):
         if clip is None and grad_scale is None and on_nonfinite is None:
             if type(grads) is list and closure is None and self._plain:
                 if self._pipeline is None:
-                    return self._plan.during(self._make_step, grads, None)
+                    return self._plan.during(self._make_step, grads)
                 return self._pipeline.advance(grads)
             return self._step(grads, closure)
         return self._step(grads, closure, clip=clip, grad_scale=grad_scale, on_nonfinite=on_nonfinite)
 
     def _step_at(self, params, grads, closure, clip, grad_scale, on_nonfinite):
         """A step of these parameters; if it raises, those of before are the optimizer's again."""
-        before, given = list(self._plan.params), [structure for structure, _, _ in self._given]
-        leaves = self._arrange(listed(params))
+        params, before = listed(params), list(self._plan.params)
+        given = [structure for structure, _, _ in self._given]
+        leaves = self._arrange(params)
         if len(leaves) != len(before) or any(leaf is not param for leaf, param in zip(leaves, before, strict=True)):
             self.rebind(params)
         try:
@@ -893,7 +917,7 @@ class Optimizer(Hooked, Threaded):
         """
         self._plan.during(self._make_step, grads, then)  # nobody else, and nothing that this calls, steps or changes it
 
-    def _make_step(self, grads, then):
+    def _make_step(self, grads, then=None):
         """The same, with the plan taken."""
         plan, groups = self._plan, self._groups
         while True:
@@ -1080,6 +1104,18 @@ def check_param_names(given, names):
     if any(name not in (None, other) for name, other in zip(names, given, strict=True)):
         raise ValueError(f"param_names is {list(given)}, but the names in params are {names}")
     return list(given)
+
+
+def exchanged(structure, old, new):
+    """Puts `new` in the place of `old` in the lists and mappings of a structure; whether there was one."""
+    done = False
+    for box in containers(structure):
+        for key, value in list(box.items() if isinstance(box, Mapping) else enumerate(box)):
+            if value is old:
+                box[key], done = new, True
+            elif is_pair(value) and value[1] is old:
+                box[key], done = (value[0], new), True
+    return done
 
 
 def by_key(structure):

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..kernels.arrays import as_array
 from ..kernels.hold import exclusive
-from ..kernels.plan import called, check_parameter
+from ..kernels.plan import called, check_overlap, check_parameter
 from .adam import AdamW
 from .base import Optimizer, Params, check_names, is_group
 from .checkpoint import match_stages
@@ -162,12 +162,13 @@ class MuonAdamW(Optimizer):
         position = self._find(key)
         name = next(name for name, positions in self._positions_of.items() if position in positions)
         part, place, before = self._parts[name], self._positions_of[name].index(position), self._plan.params[position]
-        super().replace_param(position, param, "new")
-        try:
-            part.replace_param(place, param, state)
-        except BaseException:
-            super().replace_param(position, before, "new")
-            raise
+        array = as_array(param, self._plan.label(position))
+        check_overlap([array, *(other for other in self._plan.params if other is not before)], lambda i: (
+            f"the new array of {self._plan.label(position)}" if i == 0 else "another parameter"), 1)
+        self._check_alone("replace_param()")
+        with uninterrupted():
+            part.replace_param(place, array, state)
+            super().replace_param(position, array, "new")
 
     def _put(self, position, array):
         """The groups are those of the parts."""
@@ -235,7 +236,7 @@ class MuonAdamW(Optimizer):
             return
         second = None if self.adamw is None else lambda: self.adamw._advance(split["adamw"])
         # AdamW steps when Muon can no longer fail
-        self.muon._plan.during(lambda grads, then: self.muon._make_step(grads, then, second, last), split["muon"], None)
+        self.muon._plan.during(lambda grads: self.muon._make_step(grads, None, second, last), split["muon"])
 
     # ---- checkpoints and copies
 

@@ -32,8 +32,8 @@ class Held(Ensured):
     def end(self) -> None:
         for number, handler in self.handlers:
             signal.signal(number, handler)
-        pending, self.pending = self.pending, []
-        for handler, caught in pending:
+        while self.pending:  # should one raise, the others are called by a second end()
+            handler, caught = self.pending.pop(0)
             handler(*caught)
 
 

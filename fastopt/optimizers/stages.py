@@ -385,7 +385,7 @@ class Pipeline:
         plan = self.optimizer._plan
         if self.idle and clip is None and grad_scale is None and on_nonfinite is None and not self.weight:
             if plan.staged:
-                plan.during(lambda plan, _: plan.stage([]), plan, None)
+                plan.during(plan.stage, [])
             self.optimizer._advance(grads, self.counted(Step()))
             return
         plan.during(self.checked, grads, (clip, grad_scale, on_nonfinite))

@@ -54,7 +54,7 @@ class ParameterState(MutableMapping):
     def __setitem__(self, key, value):
         self._optimizer._plan.during(self._set, key, value)
 
-    def _set(self, key, value):
+    def _set(self, key, value=None):
         if key == "step" and self._optimizer.counts_steps:
             self._optimizer._plan.set_step(self._position, step_count(value))
         elif key in self._optimizer.scalar_slots:

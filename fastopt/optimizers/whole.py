@@ -73,3 +73,6 @@ class WholeOptimizer(Optimizer):
     def _set_states(self, states, count):
         super()._set_states(states, count)
         self._guard()
+
+    def _states_changed(self):
+        self._guard()

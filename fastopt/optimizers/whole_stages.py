@@ -62,7 +62,7 @@ class WholePipeline(Pipeline):
                 before[i][...] = param
         moves = [(average, average.coefficients(average.n_averaged + 1)) for average in stages.average]
         for average, _ in moves:
-            average._check_parameters()
+            average._plan.during(average._plan.begin, plan.params)  # whatever it would refuse, it refuses now
         looks = bool(stages.lookahead) and (optimizer.step_count + 1) % stages.lookahead[0] == 0
         differences = [self.room("difference", i) for i in range(len(plan))] if looks else []
 
@@ -77,7 +77,7 @@ class WholePipeline(Pipeline):
                 for param in plan.params:
                     np.clip(param, *stages.bounds, out=param)
             for average, coefficients in moves:
-                average._plan.during(average._take, coefficients, None)
+                average._plan.during(average._take_from, plan.params, coefficients)
             if stages.statistics:
                 norms = np.zeros((len(plan), 3))
                 for i, grad in given:
