@@ -916,8 +916,8 @@ cdef class Plan(Hold):
                 if shares(other[1], data, bytes):
                     own = self.name_of(other)
                     break
-        raise ValueError(f"gradient of {self.label(i)} and {own} share memory: the step would read what it writes; pass "
-                         f"a copy")
+        raise ValueError(f"gradient of {self.label(i)} and {own} share memory: the step would read what it writes; "
+                         f"pass a copy")
 
     # ---- who holds the parameters
 
