@@ -36,7 +36,7 @@ cdef struct Item:            # one parameter
     Py_ssize_t unit          # elements of a unit: a run that has a scale and an offset of its own
     Py_ssize_t first_unit    # counted over all parameters
     size_t header            # what the shape and the type of its array are, in one number
-    char *apart              # where its gradient lay when it was last found apart from all that a step writes
+    char *apart[2]           # where its gradients lay that were last found apart from all that a step writes
     bint held                # somebody else held the bound gradient at the last step
 
 cdef struct Gradient:

@@ -839,7 +839,7 @@ cdef class Plan(Hold):
         self.written = <Span*>memory
         for i in range(self.walk.count):
             item = &self.walk.items[i]
-            item.apart = NULL
+            item.apart[0] = item.apart[1] = NULL
             bytes = item.size * item.width
             count += add_span(&self.written[count], item.param, bytes)
             for k in range(STATES):
@@ -1213,9 +1213,10 @@ cdef class Plan(Hold):
                 gradient.data = cnp.PyArray_BYTES(<cnp.ndarray>given)
                 gradient.width = item.width
                 gradient.rows = NULL
-                if gradient.data != item.apart:
+                if gradient.data != item.apart[0] and gradient.data != item.apart[1]:  # new ones often lie at two places
                     self.check_clear(i, gradient.data, item.size * item.width)
-                    item.apart = gradient.data
+                    item.apart[1] = item.apart[0]
+                    item.apart[0] = gradient.data
             else:
                 self.take(item, <cnp.ndarray>param, i, <object>given, gradient)
                 if original is not None and len(original) != self.walk.count:
