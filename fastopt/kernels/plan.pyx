@@ -1213,7 +1213,7 @@ cdef class Plan(Hold):
                 gradient.data = cnp.PyArray_BYTES(<cnp.ndarray>given)
                 gradient.width = item.width
                 gradient.rows = NULL
-                if gradient.data != item.apart[0] and gradient.data != item.apart[1]:  # new ones often lie at two places
+                if gradient.data != item.apart[0] and gradient.data != item.apart[1]:  # new ones lie at two in turn
                     self.check_clear(i, gradient.data, item.size * item.width)
                     item.apart[1] = item.apart[0]
                     item.apart[0] = gradient.data
