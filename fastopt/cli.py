@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ._version import __version__
+from .optimizers.interrupts import uninterrupted
 
 # name: (module with add_arguments(parser) and run(args) -> exit code, what the command does)
 COMMANDS = {
@@ -233,11 +234,7 @@ def writing(path):
         Stop: the file cannot be written.
     """
     made = not os.path.lexists(path)
-    try:
-        file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "wb", 0)
-    except OSError as error:
-        raise Stop(f"cannot write {path}: {error.strerror}") from None
-    written = False
+    file, written = None, False
 
     def write(data):
         nonlocal written
@@ -251,11 +248,17 @@ def writing(path):
         written = True
 
     try:
+        try:
+            with uninterrupted():
+                file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "wb", 0)
+        except OSError as error:
+            raise Stop(f"cannot write {path}: {error.strerror}") from None
         with file:
             yield write
     finally:
-        if made and not written:
-            Path(path).unlink(missing_ok=True)
+        with uninterrupted():
+            if made and file is not None and not written:
+                Path(path).unlink(missing_ok=True)
 
 
 def need_memory(size):
