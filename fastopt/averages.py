@@ -25,13 +25,13 @@ from typing import Any
 
 import numpy as np
 
+from .checks import closed_fraction, flag, fraction, one_of, positive, whole
+from .interrupts import uninterrupted
 from .kernels.arrays import owned
 from .kernels.hold import Ensured, exclusive
 from .kernels.plan import Plan
 from .kernels.threads import Threaded
 from .optimizers.base import Optimizer, Params, Rate
-from .optimizers.checks import closed_fraction, flag, fraction, one_of, positive, whole
-from .optimizers.interrupts import uninterrupted
 from .optimizers.settings import at
 from .optimizers.state import Whole, fitted, step_count
 

@@ -22,11 +22,11 @@ import numpy as np
 
 from .averages import Average
 from .grad_scaler import GradScaler
+from .interrupts import uninterrupted
 from .kernels.arrays import aligned, as_array
 from .kernels.checksum import xxh64
 from .lr_scheduler import LRScheduler
 from .optimizers.base import Optimizer, Params
-from .optimizers.interrupts import uninterrupted
 from .optimizers.settings import NOT_TORCHS
 from .optimizers.state import Given, judging
 from .optimizers.tree import flatten

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ._version import __version__
-from .optimizers.interrupts import uninterrupted
+from .interrupts import uninterrupted
 
 # name: (module with add_arguments(parser) and run(args) -> exit code, what the command does)
 COMMANDS = {

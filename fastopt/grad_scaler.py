@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from .checks import at_least_one, flag, number, whole
 from .clip import gradients, multiply, reals
+from .interrupts import uninterrupted
 from .kernels.norms import power_sum
 from .kernels.sparse import SparseRows
 from .optimizers.base import Grads, Optimizer, float32
-from .optimizers.checks import at_least_one, flag, number, whole
-from .optimizers.interrupts import uninterrupted
 from .optimizers.tree import flatten
 
 __all__ = ["GradScaler"]

@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 
+from .checks import fraction, number, one_of, positive, real, whole_from
+from .interrupts import Interrupts
 from .optimizers.base import Optimizer
-from .optimizers.checks import fraction, number, one_of, positive, real, whole_from
 from .optimizers.hybrid import MuonAdamW
-from .optimizers.interrupts import Interrupts
 from .optimizers.rprop import Rprop
 from .schedules import exponential_decay, linear_schedule
 

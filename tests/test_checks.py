@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt.optimizers import checks
+from fastopt import checks
 from fastopt.table import METHODS
 
 HALVES = [0.5, np.float16(0.5), np.float64(0.5), np.array(0.5), np.array([0.5]), np.array([[0.5]], "f"), Fraction(1, 2),

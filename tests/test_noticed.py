@@ -61,12 +61,12 @@ def test_a_pattern_is_right_if_it_names_one_of_several():
     optimizer.set_stages(clip=1.0)
     for pattern, right in (("*.bias", True), ("head", True), ("*", True), ("tail*", False)):
         if right:
-            fastopt.optimizers.checks.check_matches("no_decay", [pattern], list(params))
+            fastopt.checks.check_matches("no_decay", [pattern], list(params))
         else:
             with pytest.raises(ValueError, match=r"no_decay has 'tail\*', which matches no parameter of body.weight"):
-                fastopt.optimizers.checks.check_matches("no_decay", [pattern], list(params))
+                fastopt.checks.check_matches("no_decay", [pattern], list(params))
     with pytest.raises(ValueError, match="no_decay has patterns of names, but the parameters have no names; name them"):
-        fastopt.optimizers.checks.check_matches("no_decay", ["head"], ["head", None], "; name them")
+        fastopt.checks.check_matches("no_decay", ["head"], ["head", None], "; name them")
 
 
 def test_sparse_gradients_refuse_weight_decay_by_group():

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from ..checks import fraction, integer, nonnegative, number, shown
+from ..interrupts import uninterrupted
 from ..optimizers.base import Optimizer
-from ..optimizers.checks import fraction, integer, nonnegative, number, shown
-from ..optimizers.interrupts import uninterrupted
 from ..optimizers.settings import is_schedule
 
 TORCHS = frozenset({"_is_initial", "_get_lr_called_within_step"})  # in every state of torch but those of compositions

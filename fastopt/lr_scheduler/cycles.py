@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .. import schedules
+from ..checks import closed_fraction, flag, fraction, nonnegative, one_of, positive
 from ..optimizers.base import Optimizer
-from ..optimizers.checks import closed_fraction, flag, fraction, nonnegative, one_of, positive
 from ..optimizers.settings import is_schedule
 from .base import Scheduled, all_or_nothing, extend, for_each_group, whole
 from .lambdas import attributes, fitted_attributes, set_attributes

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from .. import schedules
+from ..checks import closed_fraction, nonnegative, number, one_of, positive
 from ..optimizers.base import Optimizer
-from ..optimizers.checks import closed_fraction, nonnegative, number, one_of, positive
 from .base import Scheduled, all_or_nothing, for_each_group, whole
 
 UNKNOWN: tuple[int | None, float, list[float], list[float]] = None, 1.0, [], []

@@ -4,8 +4,8 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..checks import number
 from ..optimizers.base import Optimizer
-from ..optimizers.checks import number
 from .base import Scheduled, extend, group_count, listed
 
 Function = Callable[[int], float]

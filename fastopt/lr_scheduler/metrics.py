@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..checks import flag, nonnegative, number, one_of, real
 from ..optimizers.base import Optimizer
-from ..optimizers.checks import flag, nonnegative, number, one_of, real
 from .base import DEPRECATED, Scheduled, all_or_nothing, extend, for_each_group, listed, whole
 
 

@@ -7,8 +7,8 @@ from operator import mul
 from typing import Any
 
 from .. import schedules
+from ..checks import closed_fraction, nonnegative, number, one_of, positive
 from ..optimizers.base import Optimizer
-from ..optimizers.checks import closed_fraction, nonnegative, number, one_of, positive
 from .base import LRScheduler, whole
 from .lambdas import LambdaLR
 from .metrics import GreedyLR, ReduceLROnPlateau

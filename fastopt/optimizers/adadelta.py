@@ -1,7 +1,7 @@
 """Adadelta."""
 
+from ..checks import closed_fraction, flag, nonnegative
 from .base import Optimizer, Params, Rate
-from .checks import closed_fraction, flag, nonnegative
 
 
 class Adadelta(Optimizer):

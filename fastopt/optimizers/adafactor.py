@@ -4,10 +4,10 @@ from math import sqrt
 
 import numpy as np
 
+from ..checks import flag, nonnegative, number
 from ..kernels import factored
 from ..kernels.arrays import aligned
 from .base import Params, Rate
-from .checks import flag, nonnegative, number
 from .whole import WholeOptimizer
 
 

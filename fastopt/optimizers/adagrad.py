@@ -1,7 +1,7 @@
 """Adagrad."""
 
+from ..checks import flag, nonnegative, one_of
 from .base import Optimizer, Params, Rate
-from .checks import flag, nonnegative, one_of
 
 
 class Adagrad(Optimizer):

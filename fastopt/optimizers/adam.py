@@ -2,8 +2,8 @@
 
 from math import sqrt
 
+from ..checks import flag, fractions, nonnegative, one_of
 from .base import Optimizer, Params, Rate, Rates
-from .checks import flag, fractions, nonnegative, one_of
 
 
 class Adam(Optimizer):

@@ -1,7 +1,7 @@
 """Adamax."""
 
+from ..checks import flag, fractions, nonnegative
 from .base import Optimizer, Params, Rate, Rates
-from .checks import flag, fractions, nonnegative
 
 
 class Adamax(Optimizer):

@@ -1,7 +1,7 @@
 """Averaged stochastic gradient descent."""
 
+from ..checks import flag, nonnegative, number
 from .base import Optimizer, Params, Rate, float32
-from .checks import flag, nonnegative, number
 
 
 class ASGD(Optimizer):

@@ -8,13 +8,13 @@ from weakref import WeakMethod
 
 import numpy as np
 
+from ..interrupts import uninterrupted
 from ..kernels.arrays import aligned, as_array, full_like, owned
 from ..kernels.hold import exclusive
 from ..kernels.plan import Plan, called, changed, check_parameter, unchanged
 from ..kernels.threads import Threaded
 from .checkpoint import match, match_stages, match_state, pack, pack_state
 from .hooks import ANY_HOOKS, GLOBAL_POST, GLOBAL_PRE, Hooked
-from .interrupts import uninterrupted
 from .settings import KEPT, Rate, Rates, at, is_schedule, lasts
 from .state import ParameterState, Whole, fitted, step_count
 from .tree import containers, flatten, is_container, is_pair, listed

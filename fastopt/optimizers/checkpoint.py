@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import number
 from ..kernels.arrays import full_like
-from .checks import number
 from .settings import KEPT, NOT_TORCHS, TORCH_ONLY, at, is_schedule, plain
 from .state import fitted, judging, step_count
 

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from .checks import nonnegative, positive
+from ..checks import nonnegative, positive
 
 __all__ = ["Adaptive", "Clip", "GlobalNorm", "ParameterNorm", "Value"]
 

@@ -7,14 +7,14 @@ from weakref import WeakMethod
 
 import numpy as np
 
+from ..checks import check_matches
+from ..interrupts import uninterrupted
 from ..kernels.arrays import as_array
 from ..kernels.hold import exclusive
 from ..kernels.plan import called, check_overlap, check_parameter
 from .adam import AdamW
 from .base import Optimizer, Params, check_names, is_group
 from .checkpoint import match_stages
-from .checks import check_matches
-from .interrupts import uninterrupted
 from .muon import Muon
 from .state import ParameterState, Whole, step_count
 from .tree import flatten, is_container, listed

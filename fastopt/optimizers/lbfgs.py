@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import at_least_one, nonnegative, number, one_of, real, whole
+from ..interrupts import Interrupts
 from ..kernels.plan import check_parameter
 from .base import Optimizer, Params, Rate
-from .checks import at_least_one, nonnegative, number, one_of, real, whole
-from .interrupts import Interrupts
 from .line_search import Point, finite, strong_wolfe
 from .pairs import Pairs, dot
 from .state import fitted, judging

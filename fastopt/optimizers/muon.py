@@ -4,9 +4,9 @@ from math import inf, log, prod, sqrt
 
 import numpy as np
 
+from ..checks import flag, nonnegative, numbers, one_of, whole_number
 from ..kernels.arrays import aligned
 from .base import Params, Rate
-from .checks import flag, nonnegative, numbers, one_of, whole_number
 from .norms import norm_of, times
 from .whole import WholeOptimizer
 

@@ -2,8 +2,8 @@
 
 from math import sqrt
 
+from ..checks import flag, fractions, nonnegative
 from .base import Optimizer, Params, Rate, Rates, float32
-from .checks import flag, fractions, nonnegative
 
 
 class NAdam(Optimizer):

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .checks import whole
+from ..checks import whole
 from .state import fitted
 
 COLUMNS = 65536  # elements whose products are summed in the vectors' own precision; these sums are added in double

@@ -1,7 +1,7 @@
 """RMSprop."""
 
+from ..checks import closed_fraction, flag, nonnegative, one_of
 from .base import Optimizer, Params, Rate
-from .checks import closed_fraction, flag, nonnegative, one_of
 
 
 class RMSprop(Optimizer):

@@ -1,7 +1,7 @@
 """Rprop."""
 
+from ..checks import flag, nonnegative, ordered, shrink_and_grow
 from .base import Optimizer, Params, Rate, Rates
-from .checks import flag, nonnegative, ordered, shrink_and_grow
 
 
 class Rprop(Optimizer):

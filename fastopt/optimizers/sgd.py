@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from ..checks import flag, nonnegative, number, one_of
 from .base import Optimizer, Params, Rate
-from .checks import flag, nonnegative, number, one_of
 from .settings import at
 
 

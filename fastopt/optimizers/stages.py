@@ -13,11 +13,11 @@ from weakref import ref
 
 import numpy as np
 
+from ..checks import at_least_one, check_matches, flag, nonnegative, one_of, pair, positive, real, whole
+from ..interrupts import uninterrupted
 from ..kernels.arrays import full_like, owned
 from ..kernels.plan import Plan, unchanged
-from .checks import at_least_one, check_matches, flag, nonnegative, one_of, pair, positive, real, whole
 from .clipping import Adaptive, Clip, GlobalNorm, Norm, ParameterNorm, Value, as_clip
-from .interrupts import uninterrupted
 from .norms import LEAST, each_shrunk, is_safe, norm_of, norms_of, root, shrunk
 from .state import fitted, judging
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from ..interrupts import uninterrupted
 from ..kernels.arrays import full_like
 from ..kernels.plan import unchanged
 from .base import Optimizer
-from .interrupts import uninterrupted
 
 
 class WholeOptimizer(Optimizer):

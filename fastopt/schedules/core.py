@@ -9,7 +9,7 @@ from typing import Annotated, Any, Concatenate, ParamSpec
 
 import numpy as np
 
-from ..optimizers.checks import integer, number, real, whole
+from ..checks import integer, number, real, whole
 
 Arguments = ParamSpec("Arguments")
 

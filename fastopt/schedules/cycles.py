@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Any
 
-from ..optimizers.checks import closed_fraction, one_of
+from ..checks import closed_fraction, one_of
 from .core import Steps, Value, optional, schedule, steps_of
 from .decays import Flag, Positive
 from .pieces import interpolated

@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Any
 
-from ..optimizers.checks import flag, nonnegative, positive
+from ..checks import flag, nonnegative, positive
 from .core import Delay, Steps, Value, optional, schedule, value
 
 Flag = Annotated[bool, flag]

@@ -5,7 +5,7 @@ import math
 import operator
 from typing import Annotated, Any
 
-from ..optimizers.checks import nonnegative, one_of
+from ..checks import nonnegative, one_of
 from .core import (
     AnySchedule,
     Delay,

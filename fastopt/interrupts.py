@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from ..kernels.hold import Ensured
+from .kernels.hold import Ensured
 
 NAMES = "SIGINT SIGTERM SIGALRM SIGVTALRM SIGPROF SIGUSR1 SIGUSR2 SIGHUP SIGQUIT SIGBREAK"
 SIGNALS = [getattr(signal, name) for name in NAMES.split() if hasattr(signal, name)]
