@@ -81,18 +81,25 @@ class BuildExt(build_ext):
         return True
 
 
-walker = ["kernels/plan.pxd", "kernels/hold.pxd", "kernels/clean.pxi", "kernels/flush.pxi", "kernels/sums.pxi"]
+tables = ["kernels/tables.pxd", "kernels/walk.pxd", "kernels/clean.pxi", "kernels/sums.pxi"]
+owned = ["kernels/memory.pxd", "kernels/written.pxd"]
 rules = ["kernels/clean.pxi", "kernels/rules.pxi", "kernels/stages.pxi", "kernels/factored.pxi"]
 extensions = [extension(f"kernels.level_{level}", RULES + flags, rules) for level, flags in LEVELS.items()]
 extensions.append(extension("kernels.cpu", ["-O2"]))
 extensions.append(extension("kernels.hold", ["-O2"], ["kernels/hold.pxd"]))
-extensions.append(extension("kernels.plan", ["-O3", "-ffp-contract=off"], walker))
+extensions.append(extension("kernels.memory", ["-O2"], ["kernels/memory.pxd"]))
+extensions.append(extension("kernels.written", ["-O2"], owned))
+extensions.append(extension("kernels.watched", ["-O2"], ["kernels/watched.pxd"]))
+extensions.append(extension("kernels.checks", ["-O2"], ["kernels/checks.pxd"]))
+extensions.append(extension("kernels.walk", ["-O3", "-ffp-contract=off"], [*tables, "kernels/flush.pxi"]))
+extensions.append(extension("kernels.plan", ["-O3", "-ffp-contract=off"], [
+    *tables, *owned, "kernels/hold.pxd", "kernels/headers.pxd", "kernels/watched.pxd", "kernels/checks.pxd"]))
 extensions.append(extension("kernels.checksum", ["-O2"]))
 extensions.append(extension("kernels.rows", ["-O3", "-ffp-contract=off"]))
 extensions.append(extension("kernels.norms", ["-O2", "-ffp-contract=off"], ["kernels/sums.pxi"]))
 extensions.append(extension("kernels.factored", ["-O2"], ["kernels/flush.pxi"]))
 extensions.append(extension("api", ["-O2"], ["api.pxd"]))
-parallel = extension("kernels.parallel", ["-O3", "-fopenmp"], walker)
+parallel = extension("kernels.parallel", ["-O3", "-fopenmp"], tables[:2])
 parallel.extra_link_args = [] if platform.system() == "Windows" else ["-fopenmp"]
 extensions.append(parallel)
 

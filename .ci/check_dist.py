@@ -9,7 +9,7 @@ WHEEL = {
     "fastopt/kernels/plan.pyi", "fastopt/kernels/cpu.pyi", "fastopt/kernels/parallel.pyi",
 }
 SDIST = {"setup.py", "pyproject.toml", "README.md", "LICENSE", "Makefile", "fastopt/kernels/rules.pxi",
-         "fastopt/kernels/plan.pyx", "fastopt/kernels/plan.pxd", "tests/test_methods.py", "tests/data/torch.npz"}
+         "fastopt/kernels/plan.pyx", "fastopt/kernels/tables.pxd", "tests/test_methods.py", "tests/data/torch.npz"}
 
 for path in sys.argv[1:]:
     if path.endswith(".whl"):

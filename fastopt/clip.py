@@ -18,7 +18,7 @@ import numpy as np
 from .checks import flag, nonnegative, real
 from .interrupts import uninterrupted
 from .kernels.arrays import as_array
-from .kernels.plan import check_overlap
+from .kernels.checks import check_overlap
 from .optimizers.base import Grads
 from .optimizers.norms import norm_of, reals, shrink, times
 from .optimizers.tree import flatten

@@ -22,7 +22,8 @@ import numpy as np
 from . import optimizers
 from .kernels import threads
 from .kernels.arrays import as_array
-from .kernels.plan import Plan, check_overlap
+from .kernels.checks import check_overlap
+from .kernels.plan import Plan
 from .optimizers.base import Optimizer
 
 DOCUMENTATION = """Makes step number `step` of {name}: updates `params` and the state in place.

@@ -3,7 +3,8 @@
 
 from cython.parallel cimport parallel, threadid
 
-from .plan cimport Walk, walk
+from .tables cimport Walk
+from .walk cimport walk
 
 import os
 

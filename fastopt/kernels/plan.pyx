@@ -1,16 +1,13 @@
 # cython: cdivision=True, boundscheck=False, wraparound=False, initializedcheck=False
-"""Plan: pointer tables of everything an optimizer steps, their checks, and the walk over blocks."""
+"""Plan: the tables of everything that an optimizer steps, filled in and checked before each walk over them."""
 
 cimport cython
 cimport numpy as cnp
-from cpython.dict cimport PyDict_Next
 
-from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.ref cimport PyObject
 from libc.float cimport DBL_MAX, DBL_MIN, FLT_MIN
-from libc.math cimport INFINITY, fabs, frexp, hypot, ldexp, sqrt
-from libc.stdlib cimport qsort
+from libc.math cimport INFINITY, sqrt
 from libc.string cimport memcpy, memset
 
 import numpy as np
@@ -19,509 +16,32 @@ from bisect import bisect
 
 from . import simd, threads
 from .arrays import as_array
+from .checks import called, check_overlap, check_parameter
 from .sparse import SparseRows
 
+from .checks cimport check_spans, check_state, shares
+from .headers cimport ALIKE, UNMOVED, WRITEABLE, fastopt_header, fastopt_look
 from .hold cimport Hold
+from .memory cimport Memory
+from .tables cimport (
+    BLOCKS, FOLLOWERS, LOOK, MEASURES, SCALARS, SCALE, STATES, STEP, UNITS, Cohort, Follower, Gradient, Item, Scalars,
+    Walk, agreement_t, moved_t, near_t, prepare_t, ratio_t, rule_t, sum_t)
+from .walk cimport combined, float32_bears, set_scale, walk
+from .watched cimport Watched
+from .written cimport Written
 
 cnp.import_array()
 
 include "clean.pxi"
-include "flush.pxi"
 include "sums.pxi"
 
 cdef extern from *:
-    """
-    #ifdef _MSC_VER
-      #define FASTOPT_APART __declspec(noinline) void
-    #else
-      #define FASTOPT_APART __attribute__((noinline)) void
-    #endif
-    /* asks for the cache lines of a row that will soon be written */
-    static void fastopt_prefetch(const char *row, Py_ssize_t bytes) {
-    #if defined(__GNUC__) || defined(__clang__)
-      Py_ssize_t at;
-      if (row) for (at = 0; at < bytes; at += 64) __builtin_prefetch(row + at, 1, 3);
-    #endif
-    }
-    """
-    ctypedef void apart "FASTOPT_APART"  # not inlined: its frame and registers are not the caller's
-    void fastopt_prefetch(const char *row, Py_ssize_t bytes) noexcept nogil
-
-cdef extern from *:
-    """
-    /* What a step of many small arrays costs is the look at their headers: one pass over both.
-       UNMOVED: the parameter is where and what it was, and can be written. ALIKE: the gradient is as most are, a plain
-       array of the very dtype and shape of its parameter. WRITEABLE: and it can be written. */
-    enum { FASTOPT_UNMOVED = 1, FASTOPT_ALIKE = 2, FASTOPT_WRITEABLE = 4 };
-    static inline size_t fastopt_mix(size_t key, size_t more) { return (key ^ more) * (size_t)0x9E3779B97F4A7C15u; }
-    static inline size_t fastopt_header(PyObject *array) {
-      PyArrayObject *p = (PyArrayObject *)array;
-      const int dimensions = PyArray_NDIM(p);
-      const npy_intp *shape = PyArray_DIMS(p);
-      size_t key = (size_t)(PyArray_TYPE(p) + 64 * dimensions + 1);
-      int k;
-      for (k = 0; k < dimensions; k++) key = fastopt_mix(key, (size_t)shape[k]);
-      return key;
-    }
-    static inline int fastopt_look(PyObject *param, PyObject *gradient, const char *memory, size_t header) {
-      PyArrayObject *p = (PyArrayObject *)param, *g = (PyArrayObject *)gradient;
-      const int dimensions = PyArray_NDIM(p);
-      const npy_intp *shape = PyArray_DIMS(p), *other = shape;
-      size_t key = (size_t)(PyArray_TYPE(p) + 64 * dimensions + 1);
-      int k, seen = 0, alike = 0;
-      if (gradient != NULL && Py_TYPE(gradient) == &PyArray_Type) {
-        alike = PyArray_DESCR(g) == PyArray_DESCR(p) && PyArray_NDIM(g) == dimensions
-            && (PyArray_FLAGS(g) & NPY_ARRAY_CARRAY_RO) == NPY_ARRAY_CARRAY_RO;
-        if (alike) other = PyArray_DIMS(g);
-      }
-      for (k = 0; k < dimensions; k++) {
-        key = fastopt_mix(key, (size_t)shape[k]);
-        alike &= shape[k] == other[k];
-      }
-      if (alike) seen = FASTOPT_ALIKE | (PyArray_ISWRITEABLE(g) ? FASTOPT_WRITEABLE : 0);
-      if (PyArray_BYTES(p) == memory && key == header && PyArray_ISCARRAY(p)) seen |= FASTOPT_UNMOVED;
-      return seen;
-    }
-    /* Whether a list or dict still holds the very objects in `known`; -1: it is neither. */
-    static inline int fastopt_same(PyObject *container, PyObject *known) {
-      const Py_ssize_t count = PyList_GET_SIZE(known);
-      PyObject **objects = ((PyListObject *)known)->ob_item, *value;
-      Py_ssize_t at = 0, i = 0;
-      if (!PyList_Check(container) && !PyDict_Check(container)) return -1;
-      if (PyList_Check(container))
-        return PyList_GET_SIZE(container) == count
-            && (count == 0 || memcmp(((PyListObject *)container)->ob_item, objects, count * sizeof(PyObject *)) == 0);
-      if (PyDict_GET_SIZE(container) != count) return 0;
-      while (PyDict_Next(container, &at, NULL, &value)) if (objects[i++] != value) return 0;
-      return 1;
-    }
-    """
-    enum:
-        UNMOVED "FASTOPT_UNMOVED"
-        ALIKE "FASTOPT_ALIKE"
-        WRITEABLE "FASTOPT_WRITEABLE"
-    size_t fastopt_header(object array) noexcept
-    int fastopt_look(PyObject *param, PyObject *gradient, const char *memory, size_t header) noexcept
-    int fastopt_same(PyObject *container, PyObject *known) noexcept
     PyObject *PyList_GET_ITEM(list items, Py_ssize_t i) noexcept  # borrowed; Cython's own takes a reference
     Py_ssize_t Py_REFCNT(PyObject *o) noexcept
     int PyDict_Update(dict target, dict values) except -1  # of keys that are str: no Python code runs
 
 cdef enum:
-    PIECE = 512           # elements of a block that go through several stages: then all arrays stream side by side
-    QUARTER = 1024        # of a page: arrays of NumPy and of arrays.aligned begin at 0, 1/8, 3/8, 5/8 or 7/8 of one;
-    BETWEEN = 256         # scratch pieces lie between: at one place of two pages, loads wait for stores
-    APART = 8 * PIECE + QUARTER
     ITEM_WORK = 32        # what an item costs beside its elements, in elements
-    AHEAD = 16            # rows: a touched row is asked for while so many others are stepped; misses cost the most
-    AHEAD_BYTES = 1024    # of a row, at most: its rest the hardware fetches
-    MOST_APART = 1 << 20  # gradients whose address is remembered, at most
-
-# A gradient is multiplied in float32 with a scale between these. With a smaller one it may itself be out of range.
-cdef double LEAST_SCALE = 2.0**-60, MOST_SCALE = 2.0**126
-
-
-ctypedef fused real:
-    float
-    double
-
-
-# ---- the walk ----------------------------------------------------------------------------------
-
-cdef inline Py_ssize_t cut(const Item *item, Py_ssize_t work) noexcept nogil:
-    """The first element of `item` at or after `work`: 0, a multiple of BLOCK, or its size."""
-    cdef Py_ssize_t into = work - item.start
-    if into <= 0:
-        return 0
-    if into >= item.size:
-        return item.size
-    return into - into % BLOCK
-
-
-cdef inline void sum_rows(real *sums, const Gradient *gradient, Py_ssize_t k, Py_ssize_t first, Py_ssize_t length,
-                          Py_ssize_t n) noexcept nogil:
-    """Writes n elements, from `first`, of the touched row k into `sums`: those of its stored rows, one by one."""
-    cdef const real *row
-    cdef Py_ssize_t s, i
-    memset(sums, 0, n * sizeof(real))
-    for s in range(gradient.starts[k], gradient.starts[k + 1]):
-        row = <const real*>gradient.data + gradient.order[s] * length + first
-        for i in range(n):
-            sums[i] += row[i]
-
-
-cdef apart walk_rows(const Item *item, const Gradient *gradient, rule_t rule, const void *c, prepare_t prepare,
-                    const void *prepare_c, Py_ssize_t lo, Py_ssize_t hi, void *scratch) noexcept nogil:
-    """Steps the rows of a sparse gradient that fall to the elements lo to hi, were the rows spread evenly."""
-    cdef double sums[PIECE]
-    cdef Py_ssize_t length, k, j, last, n, at, into
-    cdef char *h
-    if gradient.count == 0 or item.size == 0:
-        return
-    length = item.size // item.rows
-    last = gradient.count * hi // item.size
-    for k in range(gradient.count * lo // item.size, last):
-        if k + AHEAD < last:
-            at = <Py_ssize_t>gradient.rows[k + AHEAD] * length * item.width
-            n = length * item.width if length * item.width < AHEAD_BYTES else AHEAD_BYTES
-            fastopt_prefetch(item.param + at, n)
-            for j in range(STATES):
-                if item.state[j] != NULL:
-                    fastopt_prefetch(item.state[j] + at, n)
-        into = 0
-        while into < length:
-            n = length - into if length - into < PIECE else PIECE
-            at = (<Py_ssize_t>gradient.rows[k] * length + into) * item.width
-            if gradient.starts[k + 1] == gradient.starts[k] + 1:
-                h = gradient.data + (gradient.order[gradient.starts[k]] * length + into) * gradient.width
-            else:
-                h = <char*>sums
-                if gradient.width == 4:
-                    sum_rows(<float*>sums, gradient, k, into, length, n)
-                else:
-                    sum_rows(<double*>sums, gradient, k, into, length, n)
-            if prepare != NULL:
-                prepare(scratch, h, item.param + at, n, prepare_c)
-                h = <char*>scratch
-            rule(item.param + at, h,
-                 item.state[0] + at if item.state[0] != NULL else NULL,
-                 item.state[1] + at if item.state[1] != NULL else NULL,
-                 item.state[2] + at if item.state[2] != NULL else NULL,
-                 item.state[3] + at if item.state[3] != NULL else NULL,
-                 n, c)
-            into += n
-
-
-cdef apart sum_blocks(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi) noexcept nogil:
-    """Sums the blocks of a gradient from lo to hi."""
-    cdef const Gradient *gradient = &w.gradients[k]
-    cdef double *sums = w.sums + (w.items[k].block + lo // BLOCK) * MEASURES
-    cdef Py_ssize_t n
-    while lo < hi:
-        n = hi - lo if hi - lo < BLOCK else BLOCK
-        sums[0] = w.power[gradient.width == 8](gradient.data + lo * gradient.width, n, w.order)
-        sums += MEASURES
-        lo += n
-
-
-cdef apart sum_units(const Walk *w, Py_ssize_t k, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
-    """Sums the units that start between begin and end, each whole."""
-    cdef const Item *item = &w.items[k]
-    cdef const Gradient *gradient = &w.gradients[k]
-    cdef Py_ssize_t u, n = item.unit, first = begin - item.start, last = end - item.start
-    cdef const char *g
-    cdef double *sums
-    if n == 0:
-        return
-    u = (first + n - 1) // n if first > 0 else 0
-    while u * n < last and u * n < item.size:
-        g = gradient.data + u * n * gradient.width
-        sums = w.sums + (item.first_unit + u) * MEASURES
-        if w.centers:
-            sums[0] = w.limited[gradient.width == 8](g, n, w.limit)
-        if w.adapts:
-            sums[1] = w.power[gradient.width == 8](g, n, 2)
-            sums[2] = w.power[item.width == 8](item.param + u * n * item.width, n, 2)
-        u += 1
-
-
-cdef void set_scale(Scalars *c, double scale) noexcept nogil:
-    """The scale of the prepare stage. Where float32, or a float64 gradient made that, may not bear it: see prepare."""
-    cdef int exponent = 0
-    c.f64[0], c.f64[4] = scale, 0
-    if not LEAST_SCALE <= fabs(scale) <= MOST_SCALE and scale != 0 and fabs(scale) <= DBL_MAX:
-        c.f32[0] = <float>frexp(scale, &exponent)
-        if c.f32[3] == 0:
-            c.f32[3] = INFINITY
-    else:
-        c.f32[0] = <float>scale
-    c.f32[4] = <float>exponent
-
-
-cdef inline double combined(double a, double b) noexcept nogil:
-    """Sums of squares, or minus their roots where they are out of range, joined."""
-    if (a >= 0 and b >= 0 and a + b <= DBL_MAX) or a != a or b != b:
-        return a + b
-    return -hypot(sqrt(a) if a >= 0 else -a, sqrt(b) if b >= 0 else -b)
-
-
-cdef void prepare_units(const Walk *w, const Item *item, const Gradient *gradient, const Cohort *cohort,
-                        prepare_t prepare, Py_ssize_t lo, Py_ssize_t n, char *out) noexcept nogil:
-    """Prepares n elements of a gradient, from lo, each unit with its own scale and offset."""
-    cdef Scalars c = cohort.prepare
-    cdef const void *own_c
-    cdef Py_ssize_t at = lo, m
-    cdef const double *own
-    while at < lo + n:
-        m = item.unit - at % item.unit
-        if m > lo + n - at:
-            m = lo + n - at
-        own = w.units + 2 * (item.first_unit + at // item.unit)
-        c.f64[3] = cohort.prepare.f64[3] if cohort.prepare.f64[3] != 0 else INFINITY
-        c.f32[3] = <float>c.f64[3]
-        set_scale(&c, cohort.prepare.f64[0] * own[0])
-        # rounded and limited as an element is: equal ones leave exactly 0
-        c.f64[2] = c.f64[0] * own[1]
-        c.f32[2] = (<float>(ldexp(c.f32[0], <int>c.f32[4]) * own[1]) if c.f32[4] != 0 else
-                    c.f32[0] * <float>own[1])
-        c.f64[2] = min(max(c.f64[2], -c.f64[3]), c.f64[3])
-        c.f32[2] = min(max(c.f32[2], -c.f32[3]), c.f32[3])
-        own_c = <const void*>c.f64 if item.width == 8 else <const void*>c.f32
-        prepare(out + (at - lo) * item.width, gradient.data + at * gradient.width, item.param + at * item.width, m,
-                own_c)
-        at += m
-
-
-cdef inline char *ready(const Walk *w, const Item *item, const Gradient *gradient, const Cohort *cohort, Py_ssize_t lo,
-                        Py_ssize_t n, char *scratch) noexcept nogil:
-    """n elements of a gradient, from lo: in `scratch` where the prepare stage has something to do."""
-    cdef int wide = item.width == 8
-    cdef prepare_t prepare = w.prepare[wide][gradient.width == 8]
-    cdef const void *c = <const void*>cohort.prepare.f64 if wide else <const void*>cohort.prepare.f32
-    cdef char *g = gradient.data + lo * gradient.width
-    if w.units != NULL:
-        prepare_units(w, item, gradient, cohort, prepare, lo, n, scratch)
-    elif cohort.prepared or gradient.width != item.width:
-        prepare(scratch, g, item.param + lo * item.width, n, c)
-    else:
-        return g
-    return scratch
-
-
-cdef inline char *between(char *memory) noexcept nogil:
-    """The first place in `memory` where a scratch piece may begin; others follow APART bytes after each other."""
-    return memory + (QUARTER + BETWEEN - <size_t>memory % QUARTER) % QUARTER
-
-
-cdef void multiply(Scalars *c, Py_ssize_t i, double factor) noexcept nogil:
-    c.f64[i] = clean64(c.f64[i] * factor)
-    c.f32[i] = <float>c.f64[i]
-
-
-cdef void use_factors(const double *factors, int rates, Scalars *rule, Scalars *follow) noexcept nogil:
-    """See Plan.use_factors."""
-    cdef Py_ssize_t i
-    for i in range(SCALE):
-        if rates >> i & 1:
-            multiply(rule, i, factors[0])
-        if i > 0:
-            multiply(follow, i, factors[0])
-    multiply(follow, 0, factors[1])
-
-
-cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi) noexcept nogil:
-    """Steps the elements lo to hi of an item, with the stages beside its rule."""
-    cdef char memory[3 * APART]
-    cdef char *scratch = between(memory)
-    cdef char *before = scratch + APART
-    cdef char *room = before + APART
-    cdef const Item *item = &w.items[k]
-    cdef const Gradient *gradient = &w.gradients[k]
-    cdef const Cohort *cohort = NULL  # a step without any gradient has none
-    cdef Scalars rule, follow  # of this item, if it has factors
-    cdef const Scalars *rule_c = NULL
-    cdef const Scalars *follow_c = NULL
-    cdef const Follower *follower
-    cdef const void *c
-    cdef char *state[STATES]
-    cdef char *h
-    cdef char *p
-    cdef char *own
-    cdef double *sums = NULL
-    cdef Py_ssize_t n, at, next_n, j
-    cdef int wide = item.width == 8
-    cdef bint given = gradient.width != 0
-    if given:
-        cohort = &w.cohorts[item.cohort]
-        rule_c, follow_c = &cohort.rule, &cohort.follow
-    if w.factors != NULL and given:
-        rule, follow = cohort.rule, cohort.follow
-        use_factors(w.factors + 2 * k, w.rates, &rule, &follow)
-        rule_c, follow_c = &rule, &follow
-    while lo < hi:
-        n = hi - lo if hi - lo < PIECE else PIECE
-        next_n = hi - lo - n if hi - lo - n < PIECE else PIECE
-        at = lo * item.width
-        p = item.param + at
-        h = NULL
-        if w.sums_taken:
-            sums = w.sums + (item.block + lo // BLOCK) * MEASURES
-            if lo % BLOCK == 0:
-                memset(sums, 0, MEASURES * sizeof(double))
-        for j in range(STATES):
-            state[j] = item.state[j] + at if item.state[j] != NULL else NULL
-        if given:  # a pass over a piece waits for one array at a time: the others can come meanwhile
-            fastopt_prefetch(gradient.data + (lo + n) * gradient.width, next_n * gradient.width)
-            fastopt_prefetch(p + n * item.width, next_n * item.width)
-            for j in range(STATES):
-                if state[j] != NULL:
-                    fastopt_prefetch(state[j] + n * item.width, next_n * item.width)
-        if w.keeps:
-            memcpy(before, p, n * item.width)
-        if given:
-            if w.sum_gradient:
-                sums[0] = combined(sums[0], w.near[gradient.width == 8](gradient.data + lo * gradient.width, n))
-            h = ready(w, item, gradient, cohort, lo, n, scratch)
-            c = <const void*>rule_c.f64 if wide else <const void*>rule_c.f32
-            w.rule[wide](p, h, state[0], state[1], state[2], state[3], n, c)
-        for j in range(w.followers):
-            follower = &w.follower[j]
-            if not follower.active or not (given or follower.always):
-                continue
-            if follower.memory != NULL and follower.memory[k] == NULL:
-                continue
-            if follower.place < 0:
-                c = <const void*>follower.c.f64 if wide else <const void*>follower.c.f32
-            elif wide:
-                c = <const void*>&follow_c.f64[follower.place]
-            else:
-                c = <const void*>&follow_c.f32[follower.place]
-            own = NULL
-            if follower.memory != NULL:
-                own = follower.memory[k] + at
-                fastopt_prefetch(own + n * item.width, next_n * item.width)
-            follower.stage[wide](own, p, before, h, NULL, NULL, n, c)
-        if w.sum_param:
-            sums[1] = combined(sums[1], w.near[wide](p, n))
-        if w.sum_update:
-            sums[2] = combined(sums[2], w.moved[wide](p, before, room, n))
-        if w.zero and given:
-            memset(gradient.data + lo * gradient.width, 0, n * gradient.width)
-        lo += n
-
-
-cdef apart look(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi) noexcept nogil:
-    """Sums what the step of the elements lo to hi of an item will do."""
-    cdef char memory[2 * APART]
-    cdef char *scratch = between(memory)
-    cdef char *room = scratch + APART
-    cdef const Item *item = &w.items[k]
-    cdef const Cohort *cohort = &w.cohorts[item.cohort]
-    cdef const void *c
-    cdef const void *own
-    cdef char *state[STATES]
-    cdef char *h
-    cdef double *sums
-    cdef Py_ssize_t n, j
-    cdef int wide = item.width == 8
-    while lo < hi:
-        n = hi - lo if hi - lo < PIECE else PIECE
-        sums = w.sums + (item.block + lo // BLOCK) * MEASURES
-        if lo % BLOCK == 0:
-            memset(sums, 0, MEASURES * sizeof(double))
-        for j in range(STATES):
-            state[j] = item.state[j] + lo * item.width if item.state[j] != NULL else NULL
-        h = ready(w, item, &w.gradients[k], cohort, lo, n, scratch)
-        c = <const void*>cohort.rule.f64 if wide else <const void*>cohort.rule.f32
-        if w.agrees:
-            w.direction[wide](room, h, state[0], state[1], state[2], state[3], n, c)
-            sums[0] += w.agreement[wide](room, h, n)
-        if w.compares:
-            own = <const void*>cohort.ratio.f64 if wide else <const void*>cohort.ratio.f32
-            sums[1] += w.ratio[wide](h, state[0], state[1], state[2], state[3], room, n, c, own)
-        lo += n
-
-
-cdef void walk(const Walk *w, int purpose, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-    """Does share `part` of `parts` of the plan's work, block by block.
-
-    The blocks are the same for any number of parts; they are cut at parameter ends.
-    """
-    cdef char memory[APART]
-    cdef char *scratch = between(memory)
-    cdef const Item *item
-    cdef const Gradient *gradient
-    cdef const Cohort *cohort
-    cdef const void *c
-    cdef const void *prepare_c
-    cdef prepare_t prepare
-    cdef rule_t rule
-    cdef char *h
-    cdef char *p
-    cdef fastopt_mode mode = 0
-    cdef Py_ssize_t low = 0, high = w.count, middle, lo, hi, n, at, k, block
-    cdef Py_ssize_t begin = w.work // parts * part + w.work % parts * part // parts
-    cdef Py_ssize_t end = w.work // parts * (part + 1) + w.work % parts * (part + 1) // parts
-    cdef bint flush = w.flush and (purpose == STEP or purpose == LOOK)
-
-    while low < high:                    # the last item that starts at or before `begin`
-        middle = (low + high) // 2
-        if w.items[middle].start <= begin:
-            low = middle + 1
-        else:
-            high = middle
-    k = low - 1 if low > 0 else 0
-
-    if flush:
-        mode = fastopt_flush_on()
-    while k < w.count and w.items[k].start < end:
-        item = &w.items[k]
-        gradient = &w.gradients[k]
-        k += 1
-        if gradient.width == 0 and not w.staged:
-            continue
-        lo = cut(item, begin)
-        hi = cut(item, end)
-        if w.staged:
-            if purpose == STEP:
-                walk_staged(w, k - 1, lo, hi)
-            elif gradient.width != 0 and purpose == BLOCKS:
-                sum_blocks(w, k - 1, lo, hi)
-            elif gradient.width != 0 and purpose == LOOK:
-                look(w, k - 1, lo, hi)
-            elif gradient.width != 0:
-                sum_units(w, k - 1, begin, end)
-            continue
-        cohort = &w.cohorts[item.cohort]
-        rule = w.rule[item.width == 8]
-        c = <const void*>cohort.rule.f64 if item.width == 8 else <const void*>cohort.rule.f32
-        prepare = NULL
-        prepare_c = NULL
-        block = BLOCK
-        if cohort.prepared or gradient.width != item.width:
-            block = PIECE
-            prepare = w.prepare[item.width == 8][gradient.width == 8]
-            prepare_c = <const void*>cohort.prepare.f64 if item.width == 8 else <const void*>cohort.prepare.f32
-        if gradient.rows != NULL:
-            walk_rows(item, gradient, rule, c, prepare, prepare_c, lo, hi, scratch)
-            continue
-        while lo < hi:
-            n = hi - lo if hi - lo < block else block
-            at = lo * item.width
-            p = item.param + at
-            h = gradient.data + lo * gradient.width
-            if prepare != NULL:
-                prepare(scratch, h, p, n, prepare_c)
-                h = scratch
-            rule(p, h,
-                 item.state[0] + at if item.state[0] != NULL else NULL,
-                 item.state[1] + at if item.state[1] != NULL else NULL,
-                 item.state[2] + at if item.state[2] != NULL else NULL,
-                 item.state[3] + at if item.state[3] != NULL else NULL,
-                 n, c)
-            lo += n
-    if flush:
-        fastopt_flush_restore(mode)
-
-
-# ---- the plan ----------------------------------------------------------------------------------
-
-cdef struct Span:
-    char *low
-    char *high
-
-
-cdef int by_address(const void *a, const void *b) noexcept nogil:
-    cdef const Span *first = <const Span*>a
-    cdef const Span *second = <const Span*>b
-    return (first.low > second.low) - (first.low < second.low)
-
-
-cdef inline Py_ssize_t add_span(Span *span, char *low, Py_ssize_t bytes) noexcept nogil:
-    if low == NULL or bytes == 0:
-        return 0
-    span.low, span.high = low, low + bytes
-    return 1
 
 
 cdef int fill(Scalars *scalars, tuple values) except -1:
@@ -563,8 +83,7 @@ cdef class Plan(Hold):
     """
 
     cdef Walk walk
-    cdef Py_ssize_t room_items
-    cdef Py_ssize_t room_cohorts
+    cdef Memory items, gradients, cohorts, sums  # what the walk has pointers to
     cdef Py_ssize_t cohort_count
     cdef Py_ssize_t elements       # elements of the parameters that take part in this step
     cdef bint begun                # begin() has looked at the gradients of a step
@@ -581,22 +100,17 @@ cdef class Plan(Hold):
     cdef readonly str level
     cdef bint takes_dense, takes_sparse
     cdef object on_sparse          # see accept(); or None
+    cdef Written written           # the memory that a step writes
     cdef char **cleared            # gradients in whose memory nothing else lies; NULL: not known
-    cdef Span *written             # the memory that a step writes, ascending
-    cdef Py_ssize_t written_count  # -1: not known
-    cdef Span hull[2]              # it lies in these: where the heap is, and where large arrays are
-    cdef Span *apart               # by a hash of their address: gradients that were found apart from it
-    cdef Py_ssize_t room_apart     # a power of 2
+    cdef Memory cleared_memory
     cdef list guarded              # arrays beside states and stages that a step writes: (parameter, array)
-    cdef readonly list watched     # containers that hold parameters,
-    cdef readonly list contents    # and what they held
-    cdef public bint suspicious    # they are to be looked at, whether or not they have changed
+    cdef readonly Watched watched  # containers that hold parameters
     cdef object on_change          # see watch()
     cdef public int lent           # times that other values stand in the parameters: no step is made
-    cdef Py_ssize_t room_sums
     cdef Py_ssize_t unit_count
     cdef list noted                # see note()
-    cdef list followers            # keeps the arrays of the stages alive
+    cdef list followers            # keeps the arrays of the stages alive,
+    cdef list follower_memory      # and the pointers to them
     cdef object units              # keeps the numbers of the units alive
     cdef object factors            # and those of use_factors()
     cdef Py_ssize_t scalars        # numbers that each parameter has beside its state arrays
@@ -616,8 +130,10 @@ cdef class Plan(Hold):
         self.names = []
         self.states = []
         self.bound_gradients = []
-        self.guarded, self.watched, self.contents = [], [], []
-        self.written_count = -1
+        self.guarded = []
+        self.watched, self.written = Watched(), Written()
+        self.items, self.gradients, self.cohorts, self.sums = Memory(), Memory(), Memory(), Memory()
+        self.cleared_memory = Memory()
         if rule is not None:
             f32, f64 = table.RULES[rule]
             self.walk.rule[0] = <rule_t>PyCapsule_GetPointer(f32, "fastopt.rule")
@@ -637,17 +153,6 @@ cdef class Plan(Hold):
             self.walk.prepare[p == 8][g == 8] = <prepare_t>PyCapsule_GetPointer(address, "fastopt.rule")
         self.room_for_cohort()  # a walk points at one of each item, in a step without gradients too
 
-    def __dealloc__(self):
-        PyMem_Free(self.walk.items)
-        PyMem_Free(self.walk.cohorts)
-        PyMem_Free(self.walk.gradients)
-        PyMem_Free(self.walk.sums)
-        PyMem_Free(self.cleared)
-        PyMem_Free(self.written)
-        PyMem_Free(self.apart)
-        for i in range(self.walk.followers):
-            PyMem_Free(self.walk.follower[i].memory)
-
     def __len__(self):
         return self.walk.count
 
@@ -663,19 +168,8 @@ cdef class Plan(Hold):
         return 0
 
     cdef int reserve(self, Py_ssize_t count) except -1:
-        cdef Py_ssize_t room = max(count, 2 * self.room_items)
-        cdef void *memory
-        if count <= self.room_items:
-            return 0
-        memory = PyMem_Realloc(self.walk.items, room * sizeof(Item))
-        if memory == NULL:
-            raise MemoryError()
-        self.walk.items = <Item*>memory
-        memory = PyMem_Realloc(self.walk.gradients, room * sizeof(Gradient))
-        if memory == NULL:
-            raise MemoryError()
-        self.walk.gradients = <Gradient*>memory
-        self.room_items = room
+        self.walk.items = <Item*>self.items.grow(count * sizeof(Item))
+        self.walk.gradients = <Gradient*>self.gradients.grow(count * sizeof(Gradient))
         return 0
 
     def label(self, Py_ssize_t i):
@@ -718,11 +212,12 @@ cdef class Plan(Hold):
         if 16 * len(added) > len(spans):
             spans += added
             spans.sort()
-            check_spans(spans, lambda i: called(i, every[i]))
+            check_spans(spans, lambda i: called(i, every[i]), None)
         else:  # few among many: groups that come one by one
             for span in added:
                 at = bisect(spans, span)
-                check_spans([*spans[max(0, at - 1) : at], span, *spans[at : at + 1]], lambda i: called(i, every[i]))
+                check_spans([*spans[max(0, at - 1) : at], span, *spans[at : at + 1]], lambda i: called(i, every[i]),
+                            None)
                 spans.insert(at, span)
         self.spans = spans
 
@@ -753,9 +248,8 @@ cdef class Plan(Hold):
 
     cdef moved(self):
         """The memory that a step writes is another now."""
-        PyMem_Free(self.cleared)
         self.cleared = NULL
-        self.written_count = -1
+        self.written.known = False
 
     def rebind(self, params):
         """Points the plan at other arrays of the same shapes and dtypes."""
@@ -810,7 +304,7 @@ cdef class Plan(Hold):
     def guard(self, arrays):
         """Names arrays, as (parameter, array), that steps write beside those that the plan has been given."""
         self.guarded = list(arrays)
-        self.written_count = -1
+        self.written.known = False
 
     cdef list beside(self):
         """The arrays that a step writes beside parameters, as (parameter, array, what it is)."""
@@ -829,78 +323,28 @@ cdef class Plan(Hold):
         return f"{what} of {self.label(i)}"
 
     cdef int find_written(self) except -1:
-        """Sorts the memory that a step writes, and forgets which gradients were found apart from it."""
-        cdef Py_ssize_t i, k, count = 0, most = self.walk.count * (1 + STATES + self.walk.followers) + len(self.guarded)
-        cdef Py_ssize_t bytes
+        """Tells what a step writes, and forgets which gradients were found apart from it."""
+        cdef Py_ssize_t i, k, bytes
         cdef Item *item
-        cdef void *memory = PyMem_Realloc(self.written, max(1, most) * sizeof(Span))
-        if memory == NULL:
-            raise MemoryError()
-        self.written = <Span*>memory
+        self.written.begin(self.walk.count * (1 + STATES + self.walk.followers) + len(self.guarded))
         for i in range(self.walk.count):
             item = &self.walk.items[i]
             item.apart[0] = item.apart[1] = NULL
             bytes = item.size * item.width
-            count += add_span(&self.written[count], item.param, bytes)
+            self.written.add(item.param, bytes)
             for k in range(STATES):
-                count += add_span(&self.written[count], item.state[k], bytes)
+                self.written.add(item.state[k], bytes)
             for k in range(self.walk.followers):
                 if self.walk.follower[k].memory != NULL:
-                    count += add_span(&self.written[count], self.walk.follower[k].memory[i], bytes)
+                    self.written.add(self.walk.follower[k].memory[i], bytes)
         for _, array in self.guarded:
-            count += add_span(&self.written[count], cnp.PyArray_BYTES(<cnp.ndarray>array), cnp.PyArray_NBYTES(array))
-        qsort(self.written, count, sizeof(Span), by_address)
-        self.enclose(count)
-        self.room_apart = 64
-        while self.room_apart < 8 * self.walk.count and self.room_apart < MOST_APART:
-            self.room_apart *= 2
-        memory = PyMem_Realloc(self.apart, self.room_apart * sizeof(Span))
-        if memory == NULL:
-            raise MemoryError()
-        self.apart = <Span*>memory
-        memset(self.apart, 0, self.room_apart * sizeof(Span))
-        self.written_count = count
-        return 0
-
-    cdef void enclose(self, Py_ssize_t count) noexcept:
-        """Sets the hull: all spans but for the widest gap between them."""
-        cdef Py_ssize_t k, cut = 0
-        cdef size_t gap, widest = 0
-        memset(self.hull, 0, sizeof(self.hull))
-        if count == 0:
-            return
-        for k in range(1, count):
-            if self.written[k].low > self.written[k - 1].high:
-                gap = self.written[k].low - self.written[k - 1].high
-                if gap > widest:
-                    widest, cut = gap, k
-        self.hull[0].low, self.hull[0].high = self.written[0].low, self.written[count - 1].high
-        if cut:
-            self.hull[1].low, self.hull[1].high = self.written[cut].low, self.hull[0].high
-            self.hull[0].high = self.written[cut - 1].high
+            self.written.add(cnp.PyArray_BYTES(<cnp.ndarray>array), cnp.PyArray_NBYTES(array))
+        return self.written.end(self.walk.count)
 
     cdef inline int check_clear(self, Py_ssize_t i, char *data, Py_ssize_t bytes) except -1:
-        """Raises if a gradient lies in memory that the step writes. What was found apart is known by its address."""
-        cdef Span *known
-        if ((data >= self.hull[0].high or data + bytes <= self.hull[0].low)
-                and (data >= self.hull[1].high or data + bytes <= self.hull[1].low)):
-            return 0
-        known = &self.apart[(<size_t>data * <size_t>0x9E3779B97F4A7C15 >> 32) & (self.room_apart - 1)]
-        if known.low == data and known.high >= data + bytes:
-            return 0
-        return self.search(i, data, bytes, known)
-
-    cdef int search(self, Py_ssize_t i, char *data, Py_ssize_t bytes, Span *known) except -1:
-        cdef Py_ssize_t low = 0, high = self.written_count, middle
-        while low < high:  # the first span that ends behind the gradient's beginning
-            middle = (low + high) // 2
-            if self.written[middle].high > data:
-                high = middle
-            else:
-                low = middle + 1
-        if low < self.written_count and self.written[low].low < data + bytes and bytes:
+        """Raises if a gradient lies in memory that the step writes."""
+        if not self.written.apart_from(data, bytes):
             self.not_clear(i, data, bytes)
-        known.low, known.high = data, data + bytes
         return 0
 
     cdef not_clear(self, Py_ssize_t i, char *data, Py_ssize_t bytes):
@@ -926,42 +370,14 @@ cdef class Plan(Hold):
 
         Where one has changed, `on_change`, a weak reference to a function, is called: it raises, or calls watch().
         """
-        self.watched = list(containers)
-        self.contents = [held_by(box) for box in self.watched]
+        self.watched = Watched()
+        self.watched.add(containers)
         self.on_change = on_change
-
-    def add_watched(self, containers):
-        """Watches more containers."""
-        for box in containers:
-            self.watched.append(box)
-            self.contents.append(held_by(box))
-
-    def watched_anew(self, box):
-        """Takes what a watched container holds now for what it is to hold."""
-        for i in range(len(self.watched)):
-            if self.watched[i] is box:
-                self.contents[i] = held_by(box)
-                return
-
-    cdef inline bint as_watched(self) except -1:
-        """Whether every watched container holds what it held."""
-        cdef Py_ssize_t i
-        cdef int same
-        if self.suspicious:
-            return False
-        for i in range(len(self.watched)):
-            same = fastopt_same(PyList_GET_ITEM(self.watched, i), PyList_GET_ITEM(self.contents, i))
-            if same < 0:
-                same = [*map(id, self.watched[i].values())] == [*map(id, self.contents[i])]
-            if not same:
-                return False
-        return True
 
     def check_watched(self):
         """Raises if a container holds another parameter than it did."""
-        if not self.as_watched():
+        if not self.watched.same():
             self.on_change()()
-            self.suspicious = False
 
     def check_lent(self):
         """Raises RuntimeError while averages stand in the parameters."""
@@ -985,7 +401,7 @@ cdef class Plan(Hold):
             self.walk.items[i].state[k] = NULL if states[k] is None else cnp.PyArray_BYTES(states[k])
         self.unready -= not self.walk.items[i].ready
         self.walk.items[i].ready = True
-        self.written_count = -1
+        self.written.known = False
 
     def drop_state(self, Py_ssize_t i):
         """Forgets the state of parameter `i`: it is made anew at its next gradient."""
@@ -996,7 +412,7 @@ cdef class Plan(Hold):
         self.unready += self.walk.items[i].ready
         self.walk.items[i].ready = False
         self.walk.items[i].step = 0
-        self.written_count = -1
+        self.written.known = False
 
     def has_state(self, Py_ssize_t i):
         """Whether parameter `i` has been given its state arrays."""
@@ -1152,7 +568,7 @@ cdef class Plan(Hold):
             self.wrong_count(gradients)
         arrays = [None if gradient is None else as_array(gradient, f"gradient of {self.label(i)}")
                   for i, gradient in enumerate(gradients)]
-        if self.written_count < 0:
+        if not self.written.known:
             self.find_written()
         for i in range(self.walk.count):
             param, given = self.params[i], arrays[i]
@@ -1183,7 +599,7 @@ cdef class Plan(Hold):
         cdef Gradient *gradient
         cdef PyObject *param
         cdef PyObject *given
-        if not self.as_watched():
+        if not self.watched.same():
             self.check_watched()
         if self.lent:
             self.check_lent()
@@ -1198,7 +614,7 @@ cdef class Plan(Hold):
             gradients = gradients[:]
         self.given = gradients
         self.begun = True
-        if self.written_count < 0:
+        if not self.written.known:
             self.find_written()
         self.cohort_count = 0
         self.elements = 0
@@ -1276,7 +692,6 @@ cdef class Plan(Hold):
         """
         cdef Py_ssize_t i, count = self.walk.count
         cdef bint known = self.cleared != NULL
-        cdef void *memory
         for i in range(count):
             if self.walk.gradients[i].width != 0:
                 array = gradients[i]
@@ -1287,17 +702,14 @@ cdef class Plan(Hold):
                 known = known and self.cleared[i] == self.walk.gradients[i].data
         if known:
             return
-        PyMem_Free(self.cleared)
         self.cleared = NULL
         arrays = [np.empty(0) if given is None else as_array(given, f"gradient of {self.label(i)}")
                   for i, given in enumerate(gradients)]
         check_overlap(arrays + self.params,
                       lambda i: f"gradient of {self.label(i)}" if i < count else self.label(i - count))
-        memory = PyMem_Realloc(NULL, count * sizeof(char*))
-        if memory != NULL:
-            self.cleared = <char**>memory
-            for i in range(count):
-                self.cleared[i] = self.walk.gradients[i].data
+        self.cleared = <char**>self.cleared_memory.grow(count * sizeof(char*))
+        for i in range(count):
+            self.cleared[i] = self.walk.gradients[i].data
 
     cdef changed_parameter(self, Py_ssize_t i, cnp.ndarray param):
         if not cnp.PyArray_ISWRITEABLE(param):
@@ -1309,15 +721,7 @@ cdef class Plan(Hold):
         raise ValueError(f"the memory of {self.label(i)} has moved since it was given; call rebind(params)")
 
     cdef int room_for_cohort(self) except -1:
-        cdef Py_ssize_t room = 2 * self.room_cohorts + 4
-        cdef void *memory
-        if self.cohort_count == self.room_cohorts:
-            memory = PyMem_Realloc(self.walk.cohorts, room * sizeof(Cohort))
-            if memory == NULL:
-                raise MemoryError()
-            self.walk.cohorts = <Cohort*>memory
-            memset(&self.walk.cohorts[self.room_cohorts], 0, (room - self.room_cohorts) * sizeof(Cohort))
-            self.room_cohorts = room
+        self.walk.cohorts = <Cohort*>self.cohorts.grow((self.cohort_count + 1) * sizeof(Cohort))
         return 0
 
     cdef Py_ssize_t new_cohort(self, Item *item) except -1:
@@ -1363,7 +767,7 @@ cdef class Plan(Hold):
             set_scale(&cohort.prepare, scale)
             cohort.prepared = scale != 1 or cohort.prepare.f64[1] != 0 or cohort.prepare.f64[3] != 0
             cohort.rule.f64[SCALE] = cohort.rule.f32[SCALE] = 0
-            if (scale != 1 and LEAST_SCALE <= fabs(scale) <= MOST_SCALE and cohort.prepare.f64[1] == 0
+            if (scale != 1 and float32_bears(scale) and cohort.prepare.f64[1] == 0
                     and cohort.prepare.f64[3] == 0
                     and self.walk.units == NULL and not ahead and not self.walk.sees):
                 cohort.rule.f64[SCALE], cohort.rule.f32[SCALE] = scale, <float>scale
@@ -1455,6 +859,7 @@ cdef class Plan(Hold):
         """
         cdef Py_ssize_t i, k
         cdef Follower *follower
+        cdef Memory memory
         if len(followers) > FOLLOWERS:
             raise ValueError(f"there are at most {FOLLOWERS} stages after the rule, got {len(followers)}")
         for _, arrays, _, _ in followers:
@@ -1464,11 +869,9 @@ cdef class Plan(Hold):
                 for i in range(self.walk.count):
                     if arrays[i] is not None:
                         check_state(arrays[i], self.params[i], self.label(i))
-        for k in range(self.walk.followers):
-            PyMem_Free(self.walk.follower[k].memory)
         self.walk.followers = 0
         self.walk.staged = False
-        self.followers = followers
+        self.followers, self.follower_memory = followers, []
         table = simd.table(self.level).STAGES
         for k, (name, arrays, always, place) in enumerate(followers):
             follower = &self.walk.follower[k]
@@ -1476,9 +879,9 @@ cdef class Plan(Hold):
             for i in range(2):
                 follower.stage[i] = <rule_t>PyCapsule_GetPointer(table[name][i], "fastopt.rule")
             if arrays is not None:
-                follower.memory = <char**>PyMem_Realloc(NULL, max(1, self.walk.count) * sizeof(char*))
-                if follower.memory == NULL:
-                    raise MemoryError()
+                memory = Memory()
+                follower.memory = <char**>memory.grow(self.walk.count * sizeof(char*))
+                self.follower_memory.append(memory)
                 for i in range(self.walk.count):
                     follower.memory[i] = NULL if arrays[i] is None else cnp.PyArray_BYTES(arrays[i])
             follower.always, follower.place, follower.active = always, place, True
@@ -1503,16 +906,10 @@ cdef class Plan(Hold):
 
     cdef int reserve_sums(self, Py_ssize_t count) except -1:
         """Room for the sums of every block, and of `count` units."""
-        cdef void *memory
         if self.walk.count:
             count = max(count, self.walk.items[self.walk.count - 1].block
                         + blocks(self.walk.items[self.walk.count - 1].size))
-        if count > self.room_sums or self.walk.sums == NULL:
-            memory = PyMem_Realloc(self.walk.sums, count * MEASURES * sizeof(double))
-            if memory == NULL:
-                raise MemoryError()
-            self.walk.sums = <double*>memory
-            self.room_sums = count
+        self.walk.sums = <double*>self.sums.grow(count * MEASURES * sizeof(double))
         return 0
 
     cdef sweep(self, int purpose, num_threads):
@@ -1686,106 +1083,9 @@ cdef class Plan(Hold):
         for i in range(self.walk.count):
             self.walk.items[i].step = 0
 
-
-# ---- checks of arrays --------------------------------------------------------------------------
-
-def called(i, name):
-    """How error messages call the parameter at position `i`."""
-    return f"parameter {i}" if name is None else f"parameter {name!r}"
-
-
-def check_parameter(param, str label not None):
-    """Raises unless `param` is a writable C-contiguous array of a dtype that can be stepped."""
-    if not isinstance(param, cnp.ndarray):
-        raise TypeError(f"{label} must be an array, got {type(param).__name__}")
-    if param.dtype.char not in "fdFD":
-        raise TypeError(f"{label} must be float32, float64, complex64 or complex128, got {param.dtype}")
-    if not param.flags.writeable:
-        raise ValueError(f"{label} is read-only")
-    if not cnp.PyArray_ISCARRAY(<cnp.ndarray>param):
-        raise ValueError(
-            f"{label} must be C-contiguous, aligned and in native byte order: it is updated in place, "
-            f"so a copy would lose the update"
-        )
-
-
-def check_overlap(list arrays not None, label, most=None):
-    """Raises if two of the arrays share memory; `label(i)` is how the error calls the array at position i.
-
-    With `most`, only if one of them is among the first so many.
-    """
-    if len(arrays) == 1:
-        return
-    spans = [(<size_t>cnp.PyArray_BYTES(array), cnp.PyArray_NBYTES(array), i)
-             for i, array in enumerate(arrays) if cnp.PyArray_SIZE(array)]
-    spans.sort()
-    check_spans(spans, label, most)
-
-
-cdef check_spans(list spans, label, most=None):
-    """Raises if one of these (address, bytes, position), ascending, reaches into the next."""
-    for (low, size, i), (high, _, j) in zip(spans, spans[1:]):
-        if low + size > high and (most is None or min(i, j) < most):
-            first, second = sorted((i, j))
-            raise ValueError(
-                f"{label(first)} and {label(second)} share memory: it would be updated more than once"
-            )
-
-
 cdef count_also(list changes):
     for target, values in changes:
         if values is None:
             (<Plan>target).restart()
         else:
             PyDict_Update(target, values)
-
-
-cdef list held_by(box):
-    """What a list or mapping holds, in its order in memory."""
-    if isinstance(box, dict):
-        return list(dict.values(box))
-    return list.copy(box) if isinstance(box, list) else list(box.values())
-
-
-cdef bint shares(array, char *data, Py_ssize_t bytes):
-    cdef char *low = cnp.PyArray_BYTES(<cnp.ndarray>array)
-    return low < data + bytes and data < low + cnp.PyArray_NBYTES(array)
-
-
-cdef check_state(state, param, label):
-    if not isinstance(state, cnp.ndarray) or not cnp.PyArray_ISCARRAY(<cnp.ndarray>state):
-        raise ValueError(f"state of {label} must be a writable C-contiguous array")
-    if state.shape != param.shape or state.dtype != param.dtype:
-        raise ValueError(
-            f"state of {label} must have shape {param.shape} and dtype {param.dtype}, "
-            f"got {state.shape} and {state.dtype}"
-        )
-
-
-def unchanged(dict group not None, list values):
-    """Whether the values of `group` are, in order, the very objects in `values`; False for None."""
-    cdef Py_ssize_t at = 0, i = 0
-    cdef PyObject *key
-    cdef PyObject *value
-    if values is None or len(group) != len(values):
-        return False
-    while PyDict_Next(group, &at, &key, &value):
-        if <PyObject*>values[i] != value:
-            return False
-        i += 1
-    return True
-
-
-def changed(dict group not None, list values):
-    """The keys of `group` whose values are not, in order, the very objects in `values`; None for None or other keys."""
-    cdef Py_ssize_t at = 0, i = 0
-    cdef PyObject *key
-    cdef PyObject *value
-    cdef list keys = []
-    if values is None or len(group) != len(values):
-        return None
-    while PyDict_Next(group, &at, &key, &value):
-        if <PyObject*>values[i] != value:
-            keys.append(<object>key)
-        i += 1
-    return keys

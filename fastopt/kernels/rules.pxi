@@ -38,7 +38,7 @@ cdef extern from *:
     ctypedef void loop "FASTOPT_LOOP"
 
 cdef enum:
-    SCALE = 11           # as in plan.pxd
+    SCALE = 11           # as in tables.pxd
 
 ctypedef fused vec:
     f32

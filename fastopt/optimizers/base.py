@@ -10,9 +10,11 @@ import numpy as np
 
 from ..interrupts import uninterrupted
 from ..kernels.arrays import aligned, as_array, full_like, owned
+from ..kernels.checks import called, check_parameter
 from ..kernels.hold import exclusive
-from ..kernels.plan import Plan, called, changed, check_parameter, unchanged
+from ..kernels.plan import Plan
 from ..kernels.threads import Threaded
+from ..kernels.watched import changed, unchanged
 from .checkpoint import match, match_stages, match_state, pack, pack_state
 from .hooks import ANY_HOOKS, GLOBAL_POST, GLOBAL_PRE, Hooked
 from .settings import KEPT, Rate, Rates, at, is_schedule, lasts
@@ -222,8 +224,8 @@ class Optimizer(Hooked, Threaded):
         if len(self._groups) == 1:
             self._plan.watch([self._groups], WeakMethod(self._look_again))
         else:
-            self._plan.watched_anew(self._groups)
-        self._plan.add_watched([group["params"]])
+            self._plan.watched.take_anew(self._groups)
+        self._plan.watched.add([group["params"]])
 
     # ---- where the parameters are
 
@@ -246,12 +248,12 @@ class Optimizer(Hooked, Threaded):
             if where[key] is None and not isinstance(leaf, np.ndarray):  # what exports the memory of a parameter
                 where[key] = next((i for i in positions if same_memory(leaf, params[i])), None)
         self._given.append((structure, leaves, where))
-        self._plan.add_watched(containers(structure))
+        self._plan.watched.add(containers(structure))
 
     def _look_again(self):
         """Raises if another array, or none, is where a parameter was given; called when a container has changed."""
         plan, groups = self._plan, self.param_groups
-        if [*map(id, groups)] != [*map(id, plan.contents[0])] and plan.watched[0] is groups:
+        if [*map(id, groups)] != [*map(id, plan.watched.contents[0])] and plan.watched.containers[0] is groups:
             raise ValueError("param_groups was changed: add_param_group() adds a group; one that was taken out is not "
                              "stepped any more, and one that was put in never was")
         for index, known in enumerate(self._lists):
@@ -270,8 +272,7 @@ class Optimizer(Hooked, Threaded):
                                      "rebind(params) moves to other arrays")
         found = [self._where_now(structure, leaves, where) for structure, leaves, where in self._given]
         self._given[:] = [(structure, *now) for (structure, _, _), now in zip(self._given, found, strict=True)]
-        for box in plan.watched:
-            plan.watched_anew(box)
+        plan.watched.take_anew()
 
     def _where_now(self, structure, leaves, where):
         """The leaves of a structure, and which parameters they are; raises if one of these has left it."""
@@ -438,7 +439,7 @@ class Optimizer(Hooked, Threaded):
                 self._pipeline.removed(position)
             plan.watch(self._boxes(), WeakMethod(self._look_again))
             for structure, _, _ in self._given:
-                plan.add_watched(containers(structure))
+                plan.watched.add(containers(structure))
             self._states_changed()
 
     def _states_changed(self):

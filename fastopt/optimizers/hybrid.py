@@ -10,8 +10,8 @@ import numpy as np
 from ..checks import check_matches
 from ..interrupts import uninterrupted
 from ..kernels.arrays import as_array
+from ..kernels.checks import called, check_overlap, check_parameter
 from ..kernels.hold import exclusive
-from ..kernels.plan import called, check_overlap, check_parameter
 from .adam import AdamW
 from .base import Optimizer, Params, check_names, is_group
 from .checkpoint import match_stages

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..checks import at_least_one, nonnegative, number, one_of, real, whole
 from ..interrupts import Interrupts
-from ..kernels.plan import check_parameter
+from ..kernels.checks import check_parameter
 from .base import Optimizer, Params, Rate
 from .line_search import Point, finite, strong_wolfe
 from .pairs import Pairs, dot

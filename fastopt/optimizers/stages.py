@@ -16,7 +16,8 @@ import numpy as np
 from ..checks import at_least_one, check_matches, flag, nonnegative, one_of, pair, positive, real, whole
 from ..interrupts import uninterrupted
 from ..kernels.arrays import full_like, owned
-from ..kernels.plan import Plan, unchanged
+from ..kernels.plan import Plan
+from ..kernels.watched import unchanged
 from .clipping import Adaptive, Clip, GlobalNorm, Norm, ParameterNorm, Value, as_clip
 from .norms import LEAST, each_shrunk, is_safe, norm_of, norms_of, root, shrunk
 from .state import fitted, judging

@@ -4,7 +4,7 @@ import numpy as np
 
 from ..interrupts import uninterrupted
 from ..kernels.arrays import full_like
-from ..kernels.plan import unchanged
+from ..kernels.watched import unchanged
 from .base import Optimizer
 
 

@@ -1,5 +1,4 @@
-# What plan.pyx and parallel.pyx share: the tables of one step and the walk over them.
-# Not for users: see fastopt/api.pxd.
+# The tables of one step: what the plan fills in and the walk reads. Not for users: see fastopt/api.pxd.
 
 cdef enum:
     STATES = 4           # state arrays a rule can have
@@ -115,5 +114,3 @@ cdef enum:
     LOOK                     # sums what a step will do,
     BLOCKS                   # sums each block of the gradients,
     UNITS                    # or each unit: mean g, sum g^2, sum p^2
-
-cdef void walk(const Walk *w, int purpose, Py_ssize_t part, Py_ssize_t parts) noexcept nogil

@@ -1,0 +1,47 @@
+# The look at the header of a NumPy array.
+
+cimport numpy as cnp
+from cpython.ref cimport PyObject
+
+cdef extern from *:
+    """
+    /* What a step of many small arrays costs is the look at their headers: one pass over both.
+       UNMOVED: the parameter is where and what it was, and can be written. ALIKE: the gradient is as most are, a plain
+       array of the very dtype and shape of its parameter. WRITEABLE: and it can be written. */
+    enum { FASTOPT_UNMOVED = 1, FASTOPT_ALIKE = 2, FASTOPT_WRITEABLE = 4 };
+    static inline size_t fastopt_mix(size_t key, size_t more) { return (key ^ more) * (size_t)0x9E3779B97F4A7C15u; }
+    static inline size_t fastopt_header(PyObject *array) {
+      PyArrayObject *p = (PyArrayObject *)array;
+      const int dimensions = PyArray_NDIM(p);
+      const npy_intp *shape = PyArray_DIMS(p);
+      size_t key = (size_t)(PyArray_TYPE(p) + 64 * dimensions + 1);
+      int k;
+      for (k = 0; k < dimensions; k++) key = fastopt_mix(key, (size_t)shape[k]);
+      return key;
+    }
+    static inline int fastopt_look(PyObject *param, PyObject *gradient, const char *memory, size_t header) {
+      PyArrayObject *p = (PyArrayObject *)param, *g = (PyArrayObject *)gradient;
+      const int dimensions = PyArray_NDIM(p);
+      const npy_intp *shape = PyArray_DIMS(p), *other = shape;
+      size_t key = (size_t)(PyArray_TYPE(p) + 64 * dimensions + 1);
+      int k, seen = 0, alike = 0;
+      if (gradient != NULL && Py_TYPE(gradient) == &PyArray_Type) {
+        alike = PyArray_DESCR(g) == PyArray_DESCR(p) && PyArray_NDIM(g) == dimensions
+            && (PyArray_FLAGS(g) & NPY_ARRAY_CARRAY_RO) == NPY_ARRAY_CARRAY_RO;
+        if (alike) other = PyArray_DIMS(g);
+      }
+      for (k = 0; k < dimensions; k++) {
+        key = fastopt_mix(key, (size_t)shape[k]);
+        alike &= shape[k] == other[k];
+      }
+      if (alike) seen = FASTOPT_ALIKE | (PyArray_ISWRITEABLE(g) ? FASTOPT_WRITEABLE : 0);
+      if (PyArray_BYTES(p) == memory && key == header && PyArray_ISCARRAY(p)) seen |= FASTOPT_UNMOVED;
+      return seen;
+    }
+    """
+    enum:
+        UNMOVED "FASTOPT_UNMOVED"
+        ALIKE "FASTOPT_ALIKE"
+        WRITEABLE "FASTOPT_WRITEABLE"
+    size_t fastopt_header(object array) noexcept
+    int fastopt_look(PyObject *param, PyObject *gradient, const char *memory, size_t header) noexcept
