@@ -29,9 +29,9 @@ from .checks import closed_fraction, flag, fraction, one_of, positive, whole
 from .interrupts import uninterrupted
 from .kernels.arrays import owned
 from .kernels.hold import Ensured, exclusive
-from .kernels.plan import Plan
-from .kernels.threads import Threaded
 from .optimizers.base import Optimizer, Params, Rate
+from .optimizers.engine import Engine, Front
+from .optimizers.method import Method
 from .optimizers.settings import at
 from .optimizers.state import Whole, fitted, step_count
 
@@ -40,7 +40,25 @@ __all__ = ["EMA", "SWA", "Average"]
 BLOCK = 65_536  # bytes that are exchanged at a time: they stay in the L2
 
 
-class Average(Threaded):
+class Averaging(Method):
+    """What an average does with the parameters: they stand in the place of a gradient."""
+
+    rule = "average"
+    decays = False
+    hyperparameters = {}
+    state_slots = ()
+
+    @staticmethod
+    def slots(settings):
+        return {}
+
+    @staticmethod
+    def coefficients(settings, step):
+        """The settings: what `Average.coefficients` gave."""
+        return settings
+
+
+class Average(Front):
     """Base of the averages: a weighted mean of what the parameters were at each `update()`.
 
     With the weight w of the parameters θ at update k, which `weight(k)` gives::
@@ -78,8 +96,8 @@ class Average(Threaded):
         self._source = source  # an optimizer that holds the parameters
 
     def _setup(self, averages, names):
-        self._plan = Plan("average")
-        self._plan.extend(averages, names, 0)
+        self._engine = Engine(Averaging)
+        self._engine.add_given(averages, names)
         self._exchanged = False  # True: the averages are in the parameters
         self._n_averaged = 0
 
@@ -109,11 +127,11 @@ class Average(Threaded):
         """
         self._check_not_swapped("update()")
         count = self._n_averaged + 1
-        self._plan.during(self._take, self.coefficients(count), [(vars(self), {"_n_averaged": count})])
+        self._engine.plan.during(self._take, self.coefficients(count), [(vars(self), {"_n_averaged": count})])
 
     def _take(self, coefficients, then):
         """Makes an update; `then` is what it counts. The plan is taken."""
-        source = self._source._plan
+        source = self._source._engine.plan
         try:
             source.check_watched()
             self._take_from(source.params, coefficients, then)
@@ -122,9 +140,9 @@ class Average(Threaded):
             raise
 
     def _take_from(self, params, coefficients, then=None):
-        plan = self._plan
-        cohorts = plan.begin(params)
-        plan.run([((1.0, 0.0), coefficients, ())] * len(cohorts), self._num_threads, then)
+        engine = self._engine
+        engine.groups[0].settings = coefficients
+        engine.make(params, then)
 
     @property
     def averages(self) -> list[np.ndarray]:
@@ -255,12 +273,13 @@ class Average(Threaded):
 
     def __getstate__(self):
         self._check_not_swapped("a copy")
-        own = {name: value for name, value in vars(self).items() if name not in ("_plan", "_exchanged")}
-        return own, self.averages, list(self._plan.names), Whole(self._plan)
+        own = {name: value for name, value in vars(self).items() if name not in ("_engine", "_exchanged")}
+        return own | {"_num_threads": self.num_threads}, self.averages, list(self._plan.names), Whole(self._plan)
 
     def __setstate__(self, saved):
         own, averages, names, _ = saved
         self._setup([owned(average) for average in averages], names)
+        self.num_threads = own.pop("_num_threads", None)
         vars(self).update(own)
 
     def __repr__(self):

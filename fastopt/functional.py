@@ -104,7 +104,9 @@ def door(method):
         answers = []
         for _, number, before in plan.begin(grads):
             if numbers:
-                answers.append((prepare, *method._with_scalars(settings, number, before)))
+                before = method.scalars(settings) if number == 1 else before
+                answers.append((prepare, method.coefficients(settings, number, before),
+                                method.advance(settings, number, before)))
             else:
                 answers.append((prepare, method.coefficients(settings, number), before))
         plan.run(answers, num_threads)

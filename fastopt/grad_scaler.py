@@ -283,9 +283,10 @@ def widened(outputs):
 
 
 def bound_gradients(optimizer):
-    if not optimizer._plan.has_bound:
+    plan = optimizer._engine.plan
+    if not plan.has_bound:
         raise ValueError("unscale_() needs grads, or gradients bound to the optimizer with bind_grads()")
-    return optimizer._plan.bound_gradients
+    return plan.bound_gradients
 
 
 def stored(gradient):

@@ -19,7 +19,6 @@ True
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,8 +26,6 @@ import numpy as np
 from .checks import fraction, number, one_of, positive, real, whole_from
 from .interrupts import Interrupts
 from .optimizers.base import Optimizer
-from .optimizers.hybrid import MuonAdamW
-from .optimizers.rprop import Rprop
 from .schedules import exponential_decay, linear_schedule
 
 __all__ = ["RangeTest", "lr_range_test"]
@@ -80,8 +77,9 @@ def lr_range_test(optimizer: Optimizer, step: Callable[[], Any], start_lr: float
     """
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer must be a fastopt optimizer, got {type(optimizer).__name__}")
-    if isinstance(optimizer, Rprop):
-        raise ValueError("a range test of Rprop has no meaning: its lr is only where its step sizes begin")
+    if optimizer.rate_free:
+        raise ValueError(f"a range test of {type(optimizer).__name__} has no meaning: its lr is only where its step "
+                         "sizes begin")
     if not callable(step):
         raise TypeError(f"step must be a function that makes a training step and returns the loss, got {step!r}")
     start, end = positive("start_lr", start_lr), positive("end_lr", end_lr)
@@ -136,49 +134,43 @@ class Undone:
     """A context in which steps of an optimizer are made that are undone at its end; nothing must interrupt its ends."""
 
     def __init__(self, optimizer):
-        self.optimizer, self.pipeline, self.stages = optimizer, optimizer._pipeline, None
-        self.parts = list(optimizer._parts.values()) if isinstance(optimizer, MuonAdamW) else [optimizer]
+        self.optimizer, self.engine = optimizer, optimizer._engine
+        self.pipeline, self.stages = self.engine.pipeline, None
         self.params, self.groups, self.states, self.left_out = [], [], [], optimizer._left_out
 
     def __enter__(self):
-        self.optimizer._plan.check_idle()
-        self.params = [(param, param.copy()) for param in self.optimizer._plan.params]
+        self.engine.plan.check_idle()
+        self.params = [(param, param.copy()) for param in self.engine.plan.params]
         self.groups = [(group, dict(group)) for group in self.optimizer.param_groups]
-        states = [part._get_states() for part in self.parts]
+        states = [part.get_states() for part in self.engine.parts]
         # the steps change copies of the state, so that the originals need not be written to
-        copies = [[(step, scalars, {name: part._owned(array) for name, array in arrays.items()})
+        copies = [[(step, scalars, {name: part.method.copied(array) for name, array in arrays.items()})
                    for step, scalars, arrays in states]
-                  for part, (states, _) in zip(self.parts, states, strict=True)]
+                  for part, (states, _) in zip(self.engine.parts, states, strict=True)]
         if self.pipeline is not None:
             self.stages = self.pipeline.snapshot()
             self.pipeline.set_aside()
         self.states = states
-        for part, made, (_, count) in zip(self.parts, copies, states, strict=True):
-            part._set_states(made, count)
-            if part.rate_ahead:
-                part._with_scalars = partial(at_this_rate, type(part))
+        for part, made, (_, count) in zip(self.engine.parts, copies, states, strict=True):
+            part.set_states(made, count)
+            part.rate_now = True
 
     def __exit__(self, *_):
-        optimizer = self.optimizer
+        optimizer, engine = self.optimizer, self.engine
         for param, values in self.params:
             param[...] = values
         for group, values in self.groups:
             group.clear()
             group.update(values)
-        for part, (states, count) in zip(self.parts, self.states, strict=True):
-            vars(part).pop("_with_scalars", None)
-            part._set_states(states, count)
+        for part, (states, count) in zip(engine.parts, self.states, strict=True):
+            part.rate_now = False
+            part.set_states(states, count)
         optimizer._left_out = self.left_out
-        if optimizer._pipeline is not self.pipeline:  # made for an option of step()
-            optimizer._pipeline = self.pipeline
-            optimizer._plan.stage([])
+        if engine.pipeline is not self.pipeline:  # made for an option of step()
+            engine.pipeline = self.pipeline
+            engine.plan.stage([])
         if self.stages is not None:
             self.pipeline.restore(self.stages)
-
-
-def at_this_rate(method, settings, step, scalars):
-    """`Optimizer._with_scalars` where the last step left a rate that is not this step's."""
-    return method._with_scalars(settings, step, method.advance(settings, step - 1, scalars) if step > 1 else scalars)
 
 
 class RangeTest:

@@ -57,7 +57,7 @@ def of_method(rng, seed):
             optimizer.accumulate(rows[1])
 
     def go_on():
-        if optimizer._pipeline and optimizer._pipeline.weight:
+        if optimizer._engine.pipeline and optimizer._engine.pipeline.weight:
             optimizer.step()
         step(method, optimizer, rows[2])
 

@@ -379,7 +379,7 @@ def test_fastopt_makes_the_whole_step(bound):
         optimizer.step(None if bound else work.grads)
         assert optimizer.last_step.clipped == 1.0 and not work.gradient.any()
     moments = [moments["exp_avg"] for moments in work.moments]
-    np.testing.assert_allclose([work.params, moments, optimizer._pipeline.stages.average[0].averages], expected,
+    np.testing.assert_allclose([work.params, moments, optimizer._engine.pipeline.stages.average[0].averages], expected,
                                rtol=1e-5, atol=1e-6)
 
 

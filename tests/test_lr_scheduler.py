@@ -811,7 +811,7 @@ def test_a_changed_rate_is_checked_and_acts_alone(method):
     for rate, decay in ((0.1, 0.0), (0.2, 0.0), (0.3, 0.1), (0.05, 0.1), (1, 0.1), (np.float32(0.5), 0.1)):
         for each in (optimizer, twin):
             each.param_groups[0].update(lr=rate, weight_decay=decay)
-        twin._forget_settings()
+        twin._engine.forget()
         for each in (optimizer, twin):
             each.step([gradient])
         assert optimizer.param_groups[0]["params"][0].tolist() == twin.param_groups[0]["params"][0].tolist()

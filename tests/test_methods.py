@@ -288,7 +288,7 @@ def test_variants_that_torch_does_not_have_are_marked(method, options):
 @every_case
 def test_coefficients_that_settle_are_those_of_step_2(method, options):
     optimizer = method.optimizer(np.zeros(1), **options)
-    settings = optimizer._settings(0)[0]
+    settings = optimizer._engine.read(optimizer._engine.groups[0]).settings
     if method.optimizer.scalar_slots:
         assert not method.optimizer.settles
         return

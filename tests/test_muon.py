@@ -237,8 +237,8 @@ def test_parameters_share_the_working_memory():
     optimizer = Muon(params)
     optimizer.step(grads[0])
     largest = max(part.size(shape, params[0].dtype) for shape, part in
-                  ((param.shape, type(optimizer._workspace(param.shape, param.dtype))) for param in params))
-    assert len(optimizer._memory) == largest
+                  ((param.shape, type(optimizer._engine.work.of(param))) for param in params))
+    assert len(optimizer._engine.work.memory) == largest
     assert len(pickle.dumps(optimizer)) < 2.1 * sum(param.nbytes for param in params) + 5_000
 
 

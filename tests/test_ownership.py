@@ -219,11 +219,11 @@ def of_state(optimizer, params):
 
 
 def of_average(optimizer, params):
-    return [ones(), optimizer._pipeline.stages.average[0].averages[0]]
+    return [ones(), optimizer._engine.pipeline.stages.average[0].averages[0]]
 
 
 def of_slow(optimizer, params):
-    return [optimizer._pipeline.slow[1], ones()]
+    return [optimizer._engine.pipeline.slow[1], ones()]
 
 
 SOURCES = {"other parameter": of_other, "one other": of_part, "state": of_state, "average": of_average, "slow": of_slow}
@@ -627,6 +627,6 @@ def test_state_stays_guarded_after_a_parameter_was_taken_out(method):
     optimizer = method([np.ones((2, 2)), np.ones((2, 1))])
     optimizer.step([np.ones((2, 2)), np.ones((2, 1))])
     optimizer.remove_param(0)
-    (state,) = [array for array in optimizer._arrays[0].values() if array.shape == (2, 1)]
+    (state,) = [array for array in optimizer._engine.arrays[0].values() if array.shape == (2, 1)]
     with pytest.raises(ValueError, match="share memory"):
         optimizer.step([state])

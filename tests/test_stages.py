@@ -436,7 +436,7 @@ def bits(stages, dtype, method="AdamW", level=None, offset=0, tame=True, gradien
     return (b"".join(array.tobytes() for array in params),
             [array.tobytes() for state in optimizer.state.values() for array in state._arrays.values()],
             [array.tobytes() for average in averages for array in average.averages],
-            [array.tobytes() for array in optimizer._pipeline.slow],
+            [array.tobytes() for array in optimizer._engine.pipeline.slow],
             repr((last.grad_norm, last.clipped, last.grad_norms, last.update_norms, last.param_norms)))
 
 
@@ -499,7 +499,7 @@ def test_what_is_not_finite_is_hidden_by_no_stage():
 
 def everything(optimizer, params, averages=()):
     """All that a step with stages may change, as bytes."""
-    pipeline = optimizer._pipeline
+    pipeline = optimizer._engine.pipeline
     return (snapshot(optimizer, params), [array.tobytes() for a in averages for array in a.averages],
             [a.n_averaged for a in averages], [array.tobytes() for array in pipeline.slow])
 
@@ -983,7 +983,7 @@ def test_the_memory_goes_with_the_optimizer():
     optimizer.set_stages(lookahead=(2, 0.5), average=EMA(optimizer))
     optimizer.accumulate([np.ones(1000)])
     optimizer.step()
-    slow = weakref.ref(optimizer._pipeline.slow[0])
+    slow = weakref.ref(optimizer._engine.pipeline.slow[0])
     del optimizer
     gc.collect()
     assert slow() is None
@@ -1040,7 +1040,7 @@ def test_options(options, error, message):
     optimizer = AdamW(params)
     with pytest.raises(error, match=message):
         optimizer.set_stages(**options)
-    assert optimizer._pipeline is None
+    assert optimizer._engine.pipeline is None
     optimizer.set_stages(bounds=(0.5, 0.75), lookahead=(1, 0.5))
     with pytest.raises(error, match=message):
         optimizer.set_stages(**options)
@@ -1244,7 +1244,7 @@ def test_reference_steps_are_what_is_left_without_stages():
 def test_asking_for_the_last_step_sets_nothing():
     optimizer = SGD(np.ones(2))
     assert optimizer.last_step.grad_norm is None
-    assert optimizer._pipeline is None
+    assert optimizer._engine.pipeline is None
 
 
 # ---- methods without a compiled rule: the same calls by hand

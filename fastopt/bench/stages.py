@@ -93,7 +93,7 @@ class Work:
         """An AdamW with these stages; in the place of an average there is its class."""
         made = AdamW(self.params)
         made.num_threads = self.threads
-        made._arrays = self.moments
+        made._engine.arrays = self.moments
         if stages is not None:
             if "average" in stages:
                 stages = stages | {"average": stages["average"](made)}

@@ -377,7 +377,11 @@ cdef class Plan(Hold):
     def check_watched(self):
         """Raises if a container holds another parameter than it did."""
         if not self.watched.same():
-            self.on_change()()
+            self.look_again()
+
+    def look_again(self):
+        """Calls the function that watch() was given."""
+        self.on_change()()
 
     def check_lent(self):
         """Raises RuntimeError while averages stand in the parameters."""

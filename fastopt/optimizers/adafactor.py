@@ -104,20 +104,28 @@ class Adafactor(WholeOptimizer):
             return (*shape[:-2], 1, shape[-1])
         return shape
 
-    def known_slots(self, param):
+    @classmethod
+    def known_slots(cls, param):
         return ("row_var", "col_var") if param.ndim > 1 else ("variance",)
 
-    def needed_slots(self, param, settings):
-        return self.known_slots(param)
+    @classmethod
+    def needed_slots(cls, param, settings):
+        return cls.known_slots(param)
 
-    def new_state(self, param, settings):
-        return {slot: aligned(self.state_shape(slot, param.shape), param.dtype) for slot in self.known_slots(param)}
+    @classmethod
+    def new_state(cls, param, settings):
+        return {slot: aligned(cls.state_shape(slot, param.shape), param.dtype) for slot in cls.known_slots(param)}
 
-    def update(self, param, grad, state, settings, step):
+    @classmethod
+    def new_work(cls, level):
+        return level
+
+    @classmethod
+    def update(cls, level, param, grad, state, settings, step):
         lr, (eps1, eps2) = settings["lr"], settings["eps"]
         if eps1 is None:
             eps1 = float(np.finfo(param.dtype).eps)
         row, col = (state["row_var"], state["col_var"]) if param.ndim > 1 else (state["variance"], None)
-        factored.step(self._plan.level, param, grad, row, col,
+        factored.step(level, param, grad, row, col,
                       (step ** settings["beta2_decay"], eps1, eps2, settings["d"], min(lr, 1.0 / sqrt(step)),
                        lr * settings["weight_decay"], -1.0 if settings["maximize"] else 1.0))

@@ -35,6 +35,7 @@ class Adamax(Optimizer):
     """
 
     rule = "adamax"
+    turns = True
     state_slots = ("exp_avg", "exp_inf")
     hyperparameters = {
         "lr": nonnegative,

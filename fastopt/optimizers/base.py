@@ -1,23 +1,22 @@
-"""Optimizer: parameter groups, gradients, the step and state of every method."""
+"""Optimizer: what a user holds: structures of parameters and gradients, names, groups, hooks and checkpoints."""
 
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 from weakref import WeakMethod
 
 import numpy as np
 
 from ..interrupts import uninterrupted
-from ..kernels.arrays import aligned, as_array, full_like, owned
+from ..kernels.arrays import aligned, as_array
 from ..kernels.checks import called, check_parameter
 from ..kernels.hold import exclusive
-from ..kernels.plan import Plan
-from ..kernels.threads import Threaded
-from ..kernels.watched import changed, unchanged
 from .checkpoint import match, match_stages, match_state, pack, pack_state
+from .engine import Engine, Front
 from .hooks import ANY_HOOKS, GLOBAL_POST, GLOBAL_PRE, Hooked
-from .settings import KEPT, Rate, Rates, at, is_schedule, lasts
+from .method import Method
+from .settings import KEPT, Rate, Rates
 from .state import ParameterState, Whole, fitted, step_count
 from .tree import containers, flatten, is_container, is_pair, listed
 
@@ -32,7 +31,7 @@ def float32(x: float) -> float:
     return float(np.float32(x))
 
 
-class Optimizer(Hooked, Threaded):
+class Optimizer(Method, Hooked, Front):
     """What every optimizer has; a method adds its hyperparameters, slots and coefficients.
 
     A parameter is a writable C-contiguous float32 or float64 array; it is updated in place. A complex64 or
@@ -42,85 +41,15 @@ class Optimizer(Hooked, Threaded):
     exports such memory (DLPack on the CPU, the buffer protocol, `__array_interface__`) serves as an array.
     """
 
-    # ---- what a method says of itself
-
-    rule: ClassVar[str | None]  # the compiled rule; None: see WholeOptimizer
-    hyperparameters: ClassVar[dict]  # name -> check
-    state_slots: ClassVar[tuple[str, ...]]  # names of the state arrays, in the order in which the rule has them
-    scalar_slots: ClassVar[tuple[str, ...]] = ()  # names of the numbers that each parameter has beside its arrays
-    sparse: ClassVar[str] = "no"  # "too": accepts sparse gradients; "only": no dense ones
-    fixed: ClassVar[dict] = {}  # hyperparameters that are not arguments
-    settles: ClassVar[bool] = False  # True: the coefficients of step 2 are those of every later one
-    counts_steps: ClassVar[bool] = True  # False: torch keeps no step count for this method
-
-    rate_ahead: ClassVar[bool] = False  # True: `scalar_slots` hold the rate of the next step
-    integer_step: ClassVar[bool] = False  # True: a checkpoint of torch has the step count as an int
-    _pipeline: Any = None  # the stages of a step, where some were set
+    _Engine = Engine  # what makes its steps
     _left_out = 0  # steps that a GradScaler did not make, after unscale_() found what is not finite
-    same_order: ClassVar[bool] = False  # True: a checkpoint must have the parameters in the order of this optimizer
-    eager_state: ClassVar[bool] = False  # True: a checkpoint of torch has the state before the first gradient
-
-    @staticmethod
-    def slots(settings) -> dict[str, float]:
-        """The state arrays that these settings need, with their initial values."""
-        raise NotImplementedError
-
-    @staticmethod
-    def scalars(settings) -> tuple[float, ...]:
-        """The initial values of `scalar_slots`."""
-        return ()
-
-    @staticmethod
-    def advance(settings, step, scalars) -> tuple[float, ...]:
-        """The values of `scalar_slots` after this step."""
-        return ()
-
-    @staticmethod
-    def coefficients(settings, step) -> tuple[float, ...]:
-        """The rule's scalars at this step (the first is 1), in double precision.
-
-        A method with `scalar_slots` gets their values before the step as a third argument.
-        """
-        raise NotImplementedError
-
-    @classmethod
-    def _with_scalars(cls, settings, step, scalars):
-        """The coefficients of a method with `scalar_slots`, and their values after the step."""
-        if step == 1:
-            scalars = cls.scalars(settings)
-        return cls.coefficients(settings, step, scalars), cls.advance(settings, step, scalars)
-
-    @staticmethod
-    def coupled_decay(settings) -> float:
-        """The weight decay that is added to the gradient."""
-        return 0.0 if settings.get("decoupled_weight_decay") else settings.get("weight_decay", 0.0)
-
-    def known_slots(self, param: np.ndarray) -> tuple[str, ...]:
-        """The state arrays that this parameter may have in a checkpoint."""
-        return self.state_slots
-
-    def needed_slots(self, param: np.ndarray, settings: Mapping[str, Any]) -> tuple[str, ...]:
-        """Those that it must have with these settings, once it has a state."""
-        return tuple(self.slots(settings))
-
-    @classmethod
-    def state_shape(cls, slot: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of a state array of a parameter of this shape."""
-        return shape
-
-    def check_parameter(self, param: np.ndarray, label: str) -> None:
-        """Raises ValueError if this method cannot step this parameter."""
-
-    @staticmethod
-    def check_settings(settings):
-        """Raises ValueError if hyperparameters that are fine alone do not go together."""
 
     # ---- construction
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
         self.defaults = defaults
         self._setup()
-        self._check_group(defaults)
+        self._engine.check(defaults)
         groups = self._as_groups(params)
         if not groups:
             raise ValueError("params is empty: there is nothing to optimize")
@@ -128,21 +57,12 @@ class Optimizer(Hooked, Threaded):
             self.add_param_group(group)
 
     def _setup(self):
+        self._engine = self._Engine(type(self))
         self._groups: list[dict[str, Any]] = []
-        self._firsts: list[int] = []  # per group: the position of its first parameter
         self._names: set = set()
         self._given: list[tuple] = []  # what parameters were given in: (structure, its leaves by key, positions)
-        self._plan = self._new_plan()
-        self._forget_settings()
-        self._arrays: list[dict[str, np.ndarray]] = []  # per parameter: slot -> state array
         self._plain = True  # a list of gradients is one for each parameter, in order
-        self._touched: dict = {}  # see SGD
         self._setup_hooks()
-
-    def _new_plan(self):
-        plan = Plan(self.rule, scalars=len(self.scalar_slots))
-        plan.accept(self.sparse, WeakMethod(self._sparse_rows))  # no cycle: memory goes with the optimizer
-        return plan
 
     @staticmethod
     def _as_groups(params):
@@ -197,30 +117,24 @@ class Optimizer(Hooked, Threaded):
             group["param_names"] = names
         group.update(self.defaults)
         group.update((key, value) for key, value in param_group.items() if key not in ("params", "param_names"))
-        self._check_group(group)
+        self._engine.check(group)
         with uninterrupted():
             self._join(group, params, names, given)
 
     def _join(self, group, params, names, given):
         """Takes a checked group in."""
         first = len(self._plan)
-        self._plan.extend(params, names, len(self._groups))
-        self._admit(group, first)
+        self._admit(group, names)
         self._plain = len(self._groups) == 1 and not (is_container(given) and any(map(is_container, given)))
-        self._arrays += [{} for _ in params]
         self._remember(given, range(first, first + len(params)))
-        if self._pipeline is not None:
-            self._pipeline.grow()
+        if self._engine.pipeline is not None:
+            self._engine.pipeline.grow()
 
-    def _admit(self, group, first):
-        """Takes a group into the tables: its parameters stand in the plan from position `first`."""
+    def _admit(self, group, names):
+        """Takes a group into the tables."""
+        self._engine.add(group["params"], names, group)
         self._names.update(group.get("param_names", [None]))
         self._groups.append(group)
-        self._firsts.append(first)
-        self._lists.append(group["params"])
-        self._settled.append((None, None))
-        self._lasting.append(({}, {}))
-        self._rows.append(None)
         if len(self._groups) == 1:
             self._plan.watch([self._groups], WeakMethod(self._look_again))
         else:
@@ -256,11 +170,10 @@ class Optimizer(Hooked, Threaded):
         if [*map(id, groups)] != [*map(id, plan.watched.contents[0])] and plan.watched.containers[0] is groups:
             raise ValueError("param_groups was changed: add_param_group() adds a group; one that was taken out is not "
                              "stepped any more, and one that was put in never was")
-        for index, known in enumerate(self._lists):
-            first = self._firsts[index]
-            now, arrays = groups[index].get("params"), plan.params[first : first + self._size(index)]
+        for index, group in enumerate(self._engine.groups):
+            now, arrays = groups[index].get("params"), plan.params[group.first : group.first + group.size]
             where = f"param_groups[{index}]['params']"
-            if now is not known:
+            if now is not group.params:
                 raise ValueError(f"{where} was replaced; rebind(params) moves to other arrays, add_param_group() adds "
                                  "parameters")
             if len(now) != len(arrays):
@@ -268,7 +181,7 @@ class Optimizer(Hooked, Threaded):
                                  "parameters, remove_param() takes one out")
             for offset, (array, new) in enumerate(zip(arrays, now, strict=True)):
                 if new is not array:
-                    raise ValueError(f"{where}[{offset}] is another array than {plan.label(first + offset)}; "
+                    raise ValueError(f"{where}[{offset}] is another array than {plan.label(group.first + offset)}; "
                                      "rebind(params) moves to other arrays")
         found = [self._where_now(structure, leaves, where) for structure, leaves, where in self._given]
         self._given[:] = [(structure, *now) for (structure, _, _), now in zip(self._given, found, strict=True)]
@@ -315,7 +228,7 @@ class Optimizer(Hooked, Threaded):
 
     def _check_alone(self, what):
         """Raises where something beside the state has the shape of a parameter."""
-        pipeline = self._pipeline
+        pipeline = self._engine.pipeline
         if pipeline is not None and pipeline.stages.average:
             raise ValueError(f"{what} does not change the averages of set_stages(): take them out first, and make new "
                              "ones afterwards")
@@ -360,7 +273,7 @@ class Optimizer(Hooked, Threaded):
         array = as_array(param, label)
         check_parameter(array, label)
         self.check_parameter(array, label)
-        arrays, step = self._arrays[position], plan.get_step(position)
+        arrays, step = self._engine.arrays[position], plan.get_step(position)
         if isinstance(state, str) and state == "new":
             made, step = {}, 0
         elif isinstance(state, str) and state == "keep":
@@ -376,26 +289,18 @@ class Optimizer(Hooked, Threaded):
         else:
             raise ValueError(f"state must be 'keep', 'new' or a function, got {state!r}")
         with uninterrupted():
-            scalars = plan.get_scalars(position)
-            plan.replace(position, array)
-            plan.set_step(position, step)
-            plan.set_scalars(position, scalars)
-            self._arrays[position] = made
-            self._touched.pop(position, None)
+            self._engine.replace(position, array, made, step)
             self._put(position, array)
-            if self._pipeline is not None:
-                self._pipeline.replaced(position, array)
             for structure, leaves, where in self._given:
                 for key, place in where.items():
                     if place == position:
                         where[key] = position if exchanged(structure, leaves[key], array) else None
                         leaves[key] = array
-            self._states_changed()
 
     def _put(self, position, array):
         """Puts an array into its group."""
-        index = self._plan.group(position)
-        self._groups[index]["params"][position - self._firsts[index]] = array
+        group = self._engine.groups[self._plan.group(position)]
+        group.params[position - group.first] = array
 
     @exclusive
     def remove_param(self, key: Any) -> None:
@@ -409,170 +314,36 @@ class Optimizer(Hooked, Threaded):
                 parameters; nothing was changed.
         """
         self._check_alone("remove_param()")
-        before, position = self._plan, self._find(key)
-        index = before.group(position)
-        if self._size(index) == 1:
-            raise ValueError(f"{before.label(position)} is the only parameter of its group")
-        plan, first = self._new_plan(), 0
-        for i in range(len(self._groups)):
-            places = [place for place in self._positions(i) if place != position]
-            plan.extend([before.params[place] for place in places], [before.names[place] for place in places], i)
-        for i, place in enumerate(place for place in range(len(before)) if place != position):
-            plan.set_step(i, before.get_step(place))
-            plan.set_scalars(i, before.get_scalars(place))
-        plan.steps = before.steps
+        engine, position = self._engine, self._find(key)
+        group = engine.groups[self._plan.group(position)]
+        if group.size == 1:
+            raise ValueError(f"{self._plan.label(position)} is the only parameter of its group")
+        offset, plan = position - group.first, engine.without(position)
         with uninterrupted():
-            self._plan = plan
-            del self._groups[index]["params"][position - self._firsts[index]]
-            if "param_names" in self._groups[index]:
-                self._names.discard(self._groups[index]["param_names"].pop(position - self._firsts[index]))
-            del self._arrays[position]
-            self._firsts = []
-            for group in self._groups:
-                self._firsts.append(first)
-                first += len(group["params"])
+            del group.params[offset]
+            if "param_names" in group.options:
+                self._names.discard(group.options["param_names"].pop(offset))
             for _, _, where in self._given:
                 where.update({key: None if place == position else place - (place > position)
                               for key, place in where.items() if place is not None})
-            self._forget_settings()
-            if self._pipeline is not None:
-                self._pipeline.removed(position)
             plan.watch(self._boxes(), WeakMethod(self._look_again))
             for structure, _, _ in self._given:
                 plan.watched.add(containers(structure))
-            self._states_changed()
-
-    def _states_changed(self):
-        """Called when other arrays are the state."""
-
-    # ---- hyperparameters
-
-    def _forget_settings(self):
-        """Lets every group be read anew at the next step; called when groups or state were replaced."""
-        count = len(self.param_groups)
-        self._lists = [group["params"] for group in self.param_groups]  # to notice a replacement
-        # per group: its values (None: read them at every step), and what _settings made of them
-        self._settled: list[tuple] = [(None, None)] * count
-        # per group: a copy of it, and the plain values of what does not change by itself
-        self._lasting: list[tuple] = [({}, {})] * count
-        self._rows: list = [None] * count  # per group: the slots its parameters have in the plan
-        self._regrouped: set[int] = set()  # groups whose options changed which state arrays they have
-
-    def _check_group(self, group):
-        """Raises if the hyperparameters of a group are wrong, as far as can be known before its schedules run."""
-        settings = {name: check(name, group[name]) for name, check in self.hyperparameters.items()
-                    if not is_schedule(group[name])}
-        if len(settings) == len(self.hyperparameters):
-            self.check_settings(settings)
-
-    def _settings(self, index):
-        """What a group has for the step to come: plain hyperparameters, prepare stage, answer to a later cohort.
-
-        A value is checked again only where another object took its place.
-        """
-        known, settled = self._settled[index]
-        names = changed(self.param_groups[index], known)
-        if names == ["lr"] and type(self.param_groups[index]["lr"]) is float:
-            return self._settings_at_rate(index, settled)
-        group, (before, lasting) = self.param_groups[index], self._lasting[index]
-        if group.get("params") is not self._lists[index]:
-            self._look_again()
-        settings, stays = {}, {}
-        for name, check in self.hyperparameters.items():
-            if name not in group:
-                raise ValueError(f"param_groups[{index}] lacks {name!r}")
-            value = group[name]
-            if name in lasting and value is before[name]:
-                settings[name] = stays[name] = lasting[name]
-                continue
-            settings[name] = check(name, at(value, self._plan.steps))
-            if lasts(value):  # a list or array can change in place without a trace, and is read at every step
-                stays[name] = settings[name]
-        self.check_settings(settings)
-        prepare = (-1.0 if settings.get("maximize") else 1.0, self.coupled_decay(settings))
-        later = (prepare, self.coefficients(settings, 2), ()) if self.settles else None
-        result = settings, prepare, later
-        self._settled[index] = (list(group.values()) if len(stays) == len(settings) else None), result
-        self._lasting[index] = dict(group), stays
-        rows = tuple(self.slots(settings))
-        if rows != self._rows[index]:
-            self._rows[index] = rows
-            self._regrouped.add(index)
-        return result
-
-    def _settings_at_rate(self, index, settled):
-        """The same where only the rate is another, as after each step of a scheduler: no state array depends on it."""
-        group, (settings, prepare, later) = self.param_groups[index], settled
-        settings = {**settings, "lr": self.hyperparameters["lr"]("lr", group["lr"])}
-        self.check_settings(settings)
-        if later:
-            later = prepare, self.coefficients(settings, 2), ()
-        self._settled[index] = list(group.values()), (settings, prepare, later)
-        return settings, prepare, later
+            engine.remove(position, plan)
 
     # ---- state
-
-    def _size(self, index):
-        """How many parameters a group has."""
-        return (self._firsts[index + 1] if index + 1 < len(self._firsts) else len(self._plan)) - self._firsts[index]
-
-    def _positions(self, index):
-        return range(self._firsts[index], self._firsts[index] + self._size(index))
-
-    def _repoint(self):
-        """Gives parameters of groups whose options changed the slots that they have now, all or none.
-
-        Returns whether some of them begin to count their steps anew.
-        """
-        restarted = False
-        for index in sorted(self._regrouped):
-            settings = self._settled[index][1][0]
-            restarted |= self._give_states([position for position in self._positions(index)
-                                            if self._plan.has_state(position)], settings)
-            self._regrouped.discard(index)
-        return restarted
-
-    def _give_states(self, positions, settings=None):
-        """Makes the state arrays that parameters lack, all or none, and shows them to the plan.
-
-        Returns whether a parameter begins to count its steps anew.
-        """
-        made, restarted = [], False
-        for position in positions:
-            slots = self.slots(settings or self._settled[self._plan.group(position)][1][0])
-            arrays = self._arrays[position]
-            made.append((position, slots, {name: full_like(self._plan.params[position], value)
-                                           for name, value in slots.items() if name not in arrays}))
-        for position, slots, new in made:
-            arrays = self._arrays[position]
-            if new and not self.counts_steps and self._plan.get_step(position):
-                self._plan.set_step(position, 0)  # a buffer made now starts from its first gradient
-                restarted = True
-            arrays.update(new)
-            self._plan.set_state(position, [arrays[name] if name in slots else None for name in self.state_slots])
-        return restarted
-
-    def _has_state(self, position):
-        return self._plan.get_step(position) > 0 or bool(self._arrays[position])
 
     @property
     def state(self) -> dict[int, ParameterState]:
         """The state of each parameter that has one, by its position over all groups."""
-        return {position: ParameterState(self, position)
-                for position in range(len(self._plan)) if self._has_state(position)}
+        return {position: ParameterState(self._engine, position)
+                for position in range(len(self._plan)) if self._engine.has_state(position)}
 
     @exclusive
     def reset_state(self) -> None:
         """Forgets all state and step counts, as if no step had been made; hyperparameters stay."""
         with uninterrupted():
-            for position in range(len(self._plan)):
-                self._plan.drop_state(position)
-                self._arrays[position] = {}
-            self._forget_settings()
-            self._states_changed()
-            self._plan.steps = 0
-            if self._pipeline is not None:
-                self._pipeline.reset()
+            self._engine.reset()
 
     @property
     def step_count(self) -> int:
@@ -580,31 +351,21 @@ class Optimizer(Hooked, Threaded):
 
         Setting it also sets the step count of every parameter that has a state.
         """
-        return self._plan.steps
+        return self._engine.steps
 
     @step_count.setter
     @exclusive
     def step_count(self, count: int) -> None:
         count = step_count(count)
         with uninterrupted():
-            for position in range(len(self._plan)):
-                if self._has_state(position):
-                    self._plan.set_step(position, count)
-            self._plan.steps = count
+            self._engine.count_from(count)
 
     def _tried(self):
         """Steps made and steps skipped: another number tells that `step` was called."""
-        skipped = 0 if self._pipeline is None else self.last_step.skipped_steps
+        skipped = 0 if self._engine.pipeline is None else self.last_step.skipped_steps
         return self.step_count + skipped + self._left_out
 
     # ---- gradients
-
-    def _sparse_rows(self, position, gradient):
-        """Checks a sparse gradient against the options, and returns the one to step with."""
-        index = self._plan.group(position)
-        if at(self.param_groups[index].get("weight_decay", 0.0), self._plan.steps):
-            raise ValueError(f"group {index} has weight_decay, which is not possible with sparse gradients")
-        return gradient
 
     def _arrange(self, grads):
         """Brings gradients of any accepted structure into a list with one entry for each parameter."""
@@ -618,7 +379,7 @@ class Optimizer(Hooked, Threaded):
             parts = [part["params"] if isinstance(part, Mapping) and "params" in part else part for part in grads]
             leaves = []
             for index, part in enumerate(parts):
-                part, wanted = flatten(part), len(self._positions(index))
+                part, wanted = flatten(part), self._engine.groups[index].size
                 if len(part) != wanted:
                     raise ValueError(f"grads of group {index} must have {wanted} entries, got {len(part)}")
                 leaves += part
@@ -707,21 +468,15 @@ class Optimizer(Hooked, Threaded):
 
     def _show(self, arrays):
         """Puts arrays into the groups."""
-        for index, (group, params) in enumerate(zip(self._groups, self._lists, strict=True)):
-            params[:] = [arrays[position] for position in self._positions(index)]
-            group["params"] = params
+        for group in self._engine.groups:
+            group.params[:] = [arrays[position] for position in group.positions]
+            group.options["params"] = group.params
 
     def _boxes(self):
         """The lists of the groups that hold parameters."""
-        return [self._groups, *(group["params"] for group in self._groups)]
+        return [self._groups, *(group.params for group in self._engine.groups)]
 
     # ---- stages beside the rule
-
-    def _stages(self):
-        """The pipeline of this optimizer; made now if there is none."""
-        if self._pipeline is None:
-            self.set_stages()
-        return self._pipeline
 
     @exclusive
     def set_stages(self, **options: Any) -> None:
@@ -780,25 +535,15 @@ class Optimizer(Hooked, Threaded):
         """
         from .stages import Stages
 
-        stages = Stages(**options)
-        self._pipeline = self._pipelines()(self, stages, self._pipeline)
-
-    def _pipelines(self):
-        """The class of this method's stages."""
-        if self.rule is None:
-            from .whole_stages import WholePipeline
-
-            return WholePipeline
-        from .stages import Pipeline
-
-        return Pipeline
+        self._engine.set_stages(Stages(**options))
 
     @property
     def last_step(self) -> Any:
         """What the last step with stages did: see `fastopt.stages.Step`."""
         from .stages import Step
 
-        return Step() if self._pipeline is None else self._pipeline.last
+        pipeline = self._engine.pipeline
+        return Step() if pipeline is None else pipeline.last
 
     def accumulate(self, grads: Grads = None, weight: float = 1.0) -> None:
         """Adds the gradients of a micro-batch to those of the next `step()`, which is then called without any.
@@ -822,7 +567,9 @@ class Optimizer(Hooked, Threaded):
         >>> w
         array([-2., -1.])
         """
-        self._plan.during(self._stages().accumulate, grads, weight)
+        if grads is not None and not (type(grads) is list and self._plain):
+            grads = self._plan.during(self._arrange, grads)
+        self._engine.accumulate(grads, weight)
 
     # ---- the step
 
@@ -858,9 +605,10 @@ class Optimizer(Hooked, Threaded):
             return self._step_with_hooks(grads, closure, clip, grad_scale, on_nonfinite)
         if clip is None and grad_scale is None and on_nonfinite is None:
             if type(grads) is list and closure is None and self._plain:
-                if self._pipeline is None:
-                    return self._plan.during(self._make_step, grads)
-                return self._pipeline.advance(grads)
+                engine = self._engine
+                if engine.pipeline is None:
+                    return engine.plan.during(engine.make, grads)  # as engine.step() would, but for a call
+                return engine.pipeline.advance(grads)
             return self._step(grads, closure)
         return self._step(grads, closure, clip=clip, grad_scale=grad_scale, on_nonfinite=on_nonfinite)
 
@@ -905,40 +653,8 @@ class Optimizer(Hooked, Threaded):
             if isinstance(loss, tuple):
                 loss, grads = loss
         grads = grads if grads is None else self._arrange(grads)
-        if self._pipeline is None and not options:
-            self._advance(grads)
-        else:
-            self._stages().advance(grads, **options)
+        self._engine.step(grads, **options)
         return loss
-
-    def _advance(self, grads, then=None):
-        """Makes the step, from a list with one gradient for each parameter, or with the bound gradients.
-
-        `then`: what else the step counts, see `Plan.finish`.
-        """
-        self._plan.during(self._make_step, grads, then)  # nobody else, and nothing that this calls, steps or changes it
-
-    def _make_step(self, grads, then=None):
-        """The same, with the plan taken."""
-        plan, groups = self._plan, self._groups
-        while True:
-            answers = []
-            for index, step, scalars in plan.begin(grads):
-                known, settled = self._settled[index]
-                if not unchanged(groups[index], known):
-                    settled = self._settings(index)
-                settings, prepare, later = settled
-                if later and step > 1:
-                    answers.append(later)
-                elif self.scalar_slots:
-                    answers.append((prepare, *self._with_scalars(settings, step, scalars)))
-                else:
-                    answers.append((prepare, self.coefficients(settings, step), scalars))
-            if not (self._regrouped and self._repoint()):
-                break
-        if plan.unready:
-            self._give_states(plan.missing())
-        plan.run(answers, self._num_threads, then)
 
     # ---- checkpoints
 
@@ -974,46 +690,25 @@ class Optimizer(Hooked, Threaded):
             hook(self)
 
     def _pack(self):
-        packed = pack(self)
-        return packed if self._pipeline is None else {**packed, "stages": self._pipeline.state()}
+        packed, pipeline = pack(self), self._engine.pipeline
+        return packed if pipeline is None else {**packed, "stages": pipeline.state()}
 
     def _load(self, state_dict):
         self._adopt(self._fitted(state_dict))
 
     def _fitted(self, state_dict):
         """A checkpoint in the form that `_adopt` takes; raises, with nothing changed, if it does not fit."""
-        return match(self, state_dict), match_stages(self, state_dict)
+        return match(self, state_dict), match_stages(self._engine, state_dict)
 
     def _adopt(self, fitted):
         (groups, states, count), stages = fitted
         with uninterrupted():
-            self._adopt_stages(stages)
+            self._engine.adopt_stages(stages)
             for index, group in enumerate(groups):
                 self.param_groups[index].clear()
                 self.param_groups[index].update(group)
-            self._set_states([states.get(position, (0, (0.0,) * len(self.scalar_slots), {}))
-                              for position in range(len(self._plan))], count)
-
-    def _adopt_stages(self, stages):
-        if stages is not None:
-            self._pipeline, state = stages
-            self._pipeline.set_state(*state)
-
-    def _get_states(self):
-        """For each parameter its step count, scalars and state arrays, live; and the steps made."""
-        plan = self._plan
-        return [(plan.get_step(position), plan.get_scalars(position), self._arrays[position])
-                for position in range(len(plan))], plan.steps
-
-    def _set_states(self, states, count):
-        """The reverse."""
-        for position, (step, scalars, arrays) in enumerate(states):
-            self._plan.drop_state(position)
-            self._plan.set_step(position, step)
-            self._plan.set_scalars(position, scalars)
-            self._arrays[position] = arrays
-        self._forget_settings()
-        self._plan.steps = count
+            self._engine.set_states([states.get(position, (0, (0.0,) * len(self.scalar_slots), {}))
+                                     for position in range(len(self._plan))], count)
 
     def _pack_state(self, position, settings):
         """The state of a parameter in torch's layout; empty: it has none."""
@@ -1025,20 +720,18 @@ class Optimizer(Hooked, Threaded):
 
     # ---- copies and printing
 
-    _owned = staticmethod(owned)  # copies a state array: what comes out of a pickle has no aligned memory
-
     @exclusive
     def __getstate__(self):
         return {
             "defaults": self.defaults,
             "param_groups": self.param_groups,
             "names": list(self._plan.names),
-            "arrays": self._arrays,
+            "arrays": self._engine.arrays,
             "steps": [self._plan.get_step(position) for position in range(len(self._plan))],
             "plain": self._plain,
-            "pipeline": self._pipeline and self._pipeline.saved(),
+            "pipeline": self._engine.pipeline and self._engine.pipeline.saved(),
             "count": self._plan.steps,
-            "num_threads": self._num_threads,
+            "num_threads": self.num_threads,
             "scalars": [self._plan.get_scalars(position) for position in range(len(self._plan))],
             "bound": list(self._plan.bound_gradients) if self._plan.has_bound else None,
             "given": self._copied_structures(),
@@ -1048,23 +741,21 @@ class Optimizer(Hooked, Threaded):
     def __setstate__(self, saved):
         self._setup()
         self.defaults = saved["defaults"]
-        names = iter(saved["names"])
+        engine, names = self._engine, iter(saved["names"])
         for group in saved["param_groups"]:
-            first = len(self._plan)
-            self._plan.extend(group["params"], [next(names) for _ in group["params"]], len(self._groups))
-            self._admit(group, first)
+            self._admit(group, [next(names) for _ in group["params"]])
         for position, (arrays, step) in enumerate(zip(saved["arrays"], saved["steps"], strict=True)):
-            self._arrays.append({name: self._owned(array) for name, array in arrays.items()})
-            self._plan.set_step(position, step)
-            self._plan.set_scalars(position, saved["scalars"][position])
+            engine.arrays[position] = {name: self.copied(array) for name, array in arrays.items()}
+            engine.plan.set_step(position, step)
+            engine.plan.set_scalars(position, saved["scalars"][position])
+        engine.plan.steps = saved["count"]
+        engine.num_threads = saved["num_threads"]
         self._plain = saved["plain"]
-        self._plan.steps = saved["count"]
-        self._num_threads = saved["num_threads"]
         self._restore_structures(saved["given"])
         if saved["bound"] is not None:
             self._plan.bind(saved["bound"])
         if saved["pipeline"] is not None:
-            self._pipeline = self._pipelines().restored(self, saved["pipeline"])
+            self._engine.restore_stages(saved["pipeline"])
 
     def _copied_structures(self):
         """The structures that parameters were given in, where a copy of them has the copies of the parameters."""

@@ -22,7 +22,7 @@ def pack(optimizer) -> dict[str, Any]:
     for index, group in enumerate(optimizer.param_groups):
         packed = {name: at(value, made) if name in optimizer.hyperparameters else value
                   for name, value in group.items() if name != "params"}
-        positions = optimizer._positions(index)
+        positions = optimizer._engine.groups[index].positions
         groups.append({**packed, "params": list(positions)})
         for position in positions:
             entries = optimizer._pack_state(position, packed)
@@ -33,7 +33,7 @@ def pack(optimizer) -> dict[str, Any]:
 
 def pack_state(optimizer, position, settings):
     """The state of one parameter; empty where a checkpoint of torch has none."""
-    plan, arrays = optimizer._plan, optimizer._arrays[position]
+    plan, arrays = optimizer._engine.plan, optimizer._engine.arrays[position]
     step = plan.get_step(position)
     if not optimizer.counts_steps:
         return dict(arrays) if step else {}
@@ -67,7 +67,7 @@ def match(optimizer, saved: Mapping[str, Any]):
     for index, (their, our) in enumerate(zip(theirs, ours, strict=True)):
         if not isinstance(their, Mapping):
             raise TypeError(f"group {index} of the state_dict must be a dict, got {type(their).__name__}")
-        for key, position in match_positions(index, their, our, optimizer._positions(index)):
+        for key, position in match_positions(index, their, our, optimizer._engine.groups[index].positions):
             if key in order:
                 raise ValueError(f"state_dict has the parameter {key!r} twice in its groups")
             order[key] = position
@@ -79,7 +79,7 @@ def match(optimizer, saved: Mapping[str, Any]):
         if key not in order:
             raise ValueError(f"state_dict has a state for parameter {key!r}, which none of its groups has")
         if not isinstance(entries, Mapping):
-            label = optimizer._plan.label(order[key])
+            label = optimizer._engine.plan.label(order[key])
             raise TypeError(f"state of {label} must be a dict, got {type(entries).__name__}")
         given[order[key]] = entries
     count = step_count(saved["step_count"]) if "step_count" in saved else None
@@ -89,7 +89,7 @@ def match(optimizer, saved: Mapping[str, Any]):
             settings = {name: check(name, at(group[name], optimizer.step_count if count is None else count))
                         for name, check in optimizer.hyperparameters.items()}
             optimizer.check_settings(settings)
-        for position in optimizer._positions(index):
+        for position in optimizer._engine.groups[index].positions:
             if position in given or optimizer.eager_state:
                 states[position] = optimizer._match_state(position, given.get(position, {}), settings)
     if count is None:
@@ -160,7 +160,7 @@ def check_kept(name, value):
 
 def match_state(optimizer, position, entries, settings):
     """Checks the state of one parameter: returns its step count, its scalars and copies of its arrays."""
-    param, label = optimizer._plan.params[position], optimizer._plan.label(position)
+    param, label = optimizer._engine.plan.params[position], optimizer._engine.plan.label(position)
     numbers = (*(("step",) if optimizer.counts_steps else ()), *optimizer.scalar_slots)
     unknown = [name for name in entries if name not in (*numbers, *optimizer.state_slots)]
     if unknown:
@@ -187,13 +187,13 @@ def match_state(optimizer, position, entries, settings):
     return step, scalars, arrays
 
 
-def match_stages(optimizer, saved: Mapping[str, Any]):
+def match_stages(engine, saved: Mapping[str, Any]):
     """Fits what a checkpoint has of the stages: returns the pipeline that is to have it, and its new state."""
-    state, pipeline = saved.get("stages", {}), optimizer._pipeline
+    state, pipeline = saved.get("stages", {}), engine.pipeline
     if not isinstance(state, Mapping):
         raise TypeError(f"stages of the state_dict must be a dict, got {type(state).__name__}")
     if pipeline is None:
         if not state:
             return None
-        pipeline = optimizer._pipelines().unset(optimizer)
+        pipeline = engine.pipelines().unset(engine)
     return pipeline, pipeline.match(state)

@@ -15,11 +15,87 @@ from ..kernels.hold import exclusive
 from .adam import AdamW
 from .base import Optimizer, Params, check_names, is_group
 from .checkpoint import match_stages
+from .engine import Engine
 from .muon import Muon
-from .state import ParameterState, Whole, step_count
+from .state import ParameterState, Whole
 from .tree import flatten, is_container, listed
 
 Exclude = str | Iterable[str] | Callable[[Any, np.ndarray], bool]
+
+
+class HybridEngine(Engine):
+    """Steps parameters by the engines of two methods."""
+
+    def __init__(self, method):
+        super().__init__(method)
+        self.engines: dict[str, Any] = {}  # name of a part -> its engine
+        self.positions: dict[str, list[int]] = {}  # and where its parameters stand here
+
+    @property
+    def parts(self):
+        return list(self.engines.values())
+
+    @property
+    def steps(self):
+        return max(engine.steps for engine in self.parts)
+
+    def group_of(self, position):
+        """As the groups of the parts are numbered, one part after the other."""
+        before = 0
+        for name, positions in self.positions.items():
+            if position in positions:
+                return before + self.engines[name].group_of(positions.index(position))
+            before += len(self.engines[name].groups)
+        raise IndexError(position)
+
+    def split(self, entries):
+        """What each part gets of a list with an entry for each parameter."""
+        return {name: [entries[i] for i in positions] for name, positions in self.positions.items()}
+
+    def reset(self):
+        for engine in self.parts:
+            engine.plan.during(type(engine).reset, engine)
+        if self.pipeline is not None:
+            self.pipeline.reset()
+
+    def count_from(self, count):
+        for engine in self.parts:
+            engine.plan.during(engine.count_from, count)
+
+    def states_changed(self):
+        """Shows the plan the state of both parts."""
+        stages = self.pipeline.written() if self.pipeline is not None else []
+        self.plan.guard(stages + [(self.positions[name][i], array) for name, engine in self.engines.items()
+                                  for i, arrays in enumerate(engine.arrays) for array in arrays.values()])
+
+    def make(self, grads, then=None, after=None):
+        for name, engine in self.engines.items():
+            if engine.pipeline is not None:
+                raise ValueError(f"{name} has stages of its own: set them for the whole MuonAdamW")
+        plan, muon, adamw = self.plan, self.engines.get("muon"), self.engines.get("adamw")
+        self.states_changed()
+        plan.begin(grads)  # checks all gradients, and names them as the caller does
+        taken = dict(plan.taken())
+        split = self.split([taken.get(i) for i in range(len(plan))])
+        if adamw is not None:
+            adamw.num_threads = self.num_threads
+
+        def last():
+            if after is not None:
+                after()
+            plan.finish(then)
+
+        if muon is None:
+            with uninterrupted():
+                adamw.step(split["adamw"])
+                last()
+            return
+        second = None if adamw is None else lambda: adamw.step(split["adamw"])
+        # AdamW steps when Muon can no longer fail
+        muon.plan.during(lambda grads: muon.make(grads, None, second, last), split["muon"])
+
+    def begin(self, grads):
+        return self.plan.begin(grads)
 
 
 class MuonAdamW(Optimizer):
@@ -57,13 +133,15 @@ class MuonAdamW(Optimizer):
     Source: Jordan et al. 2024; Loshchilov and Hutter 2019. torch.optim has no such optimizer.
     """
 
+    _Engine = HybridEngine
     rule = None
+    in_torch = False
     hyperparameters = {}
     state_slots = ()
 
+    _engine: HybridEngine
     muon: Muon | None
     adamw: AdamW | None
-    _positions_of: dict[str, list[int]]
 
     def __init__(self, params: Params, *, muon: Mapping[str, Any] | None = None,
                  adamw: Mapping[str, Any] | None = None, exclude: Exclude = ()) -> None:
@@ -90,7 +168,6 @@ class MuonAdamW(Optimizer):
 
     def _setup(self):
         self.muon = self.adamw = None
-        self._positions_of = {}  # name of a part -> positions of its parameters
         super()._setup()
 
     def _make(self, arrays, names, matrices, muon, adamw):
@@ -103,16 +180,21 @@ class MuonAdamW(Optimizer):
             # without parameters of its own, a part still checks its arguments
             made[part] = cls(here or np.zeros((1, 1)), **(options or {})) if here or options else None
             if here:
-                self._positions_of[part] = positions
+                self._engine.positions[part] = positions
+        self._take(arrays, names, made)
+
+    def _take(self, arrays, names, parts):
+        """Begins with the parts that have parameters."""
         self._plan.extend(arrays, names, 0)
         self._plan.watch((), WeakMethod(self._look_again))
-        self._arrays = [{} for _ in arrays]
-        self.muon = made["muon"] if "muon" in self._positions_of else None
-        self.adamw = made["adamw"] if "adamw" in self._positions_of else None
+        self._engine.arrays += [{} for _ in arrays]
+        for name in self._engine.positions:
+            setattr(self, name, parts[name])
+            self._engine.engines[name] = parts[name]._engine
 
     @property
     def _parts(self) -> dict[str, Optimizer]:
-        return {name: getattr(self, name) for name in self._positions_of}
+        return {name: getattr(self, name) for name in self._engine.positions}
 
     @property  # type: ignore[misc]
     def param_groups(self) -> list[dict[str, Any]]:
@@ -128,31 +210,9 @@ class MuonAdamW(Optimizer):
     @property
     def state(self) -> dict[int, ParameterState]:
         """The state of each parameter that has one, by its position in `params`."""
-        found = {self._positions_of[name][i]: state
+        found = {self._engine.positions[name][i]: state
                  for name, part in self._parts.items() for i, state in part.state.items()}
         return dict(sorted(found.items()))
-
-    @exclusive
-    def reset_state(self) -> None:
-        """Forgets all state and step counts, as if no step had been made; hyperparameters stay."""
-        with uninterrupted():
-            for part in self._parts.values():
-                part.reset_state()
-            if self._pipeline is not None:
-                self._pipeline.reset()
-
-    @property
-    def step_count(self) -> int:
-        """Steps made so far, of both parts. Settable."""
-        return max(part.step_count for part in self._parts.values())
-
-    @step_count.setter
-    @exclusive
-    def step_count(self, count: int) -> None:
-        count = step_count(count)
-        with uninterrupted():
-            for part in self._parts.values():
-                part.step_count = count
 
     def replace_param(self, key: Any, param: Any, state: Any = "keep") -> None:
         """Steps another array in the place of a parameter from now on: see `Optimizer.replace_param`.
@@ -160,8 +220,9 @@ class MuonAdamW(Optimizer):
         A matrix stays with its part.
         """
         position = self._find(key)
-        name = next(name for name, positions in self._positions_of.items() if position in positions)
-        part, place, before = self._parts[name], self._positions_of[name].index(position), self._plan.params[position]
+        name, positions = next((name, positions) for name, positions in self._engine.positions.items()
+                               if position in positions)
+        part, place, before = self._parts[name], positions.index(position), self._plan.params[position]
         array = as_array(param, self._plan.label(position))
         check_overlap([array, *(other for other in self._plan.params if other is not before)], lambda i: (
             f"the new array of {self._plan.label(position)}" if i == 0 else "another parameter"), 1)
@@ -184,27 +245,17 @@ class MuonAdamW(Optimizer):
             return [grads]
         return self._in_order(flatten(grads))
 
-    def _split(self, entries):
-        """What each part gets of a list with an entry for each parameter."""
-        return {name: [entries[i] for i in positions] for name, positions in self._positions_of.items()}
-
     def _move_to(self, structure, leaves):
-        before = self._split(self._plan.params)
+        before = self._engine.split(self._plan.params)
         super()._move_to(structure, leaves)
         with uninterrupted():
             try:
-                for name, moved in self._split(self._plan.params).items():
+                for name, moved in self._engine.split(self._plan.params).items():
                     self._parts[name].rebind(moved)
             except BaseException:
                 for name, params in before.items():
                     self._parts[name].rebind(params)
                 raise
-
-    def _guard(self):
-        """Shows the plan the state of both parts."""
-        stages = self._pipeline.written() if self._pipeline is not None else []
-        self._plan.guard(stages + [(self._positions_of[name][i], array) for name, part in self._parts.items()
-                                   for i, arrays in enumerate(part._arrays) for array in arrays.values()])
 
     def _show(self, arrays):
         """The groups are those of the parts."""
@@ -212,48 +263,23 @@ class MuonAdamW(Optimizer):
     def _boxes(self):
         return []
 
-    def _make_step(self, grads, then=None, first=None, after=None):
-        for name, part in self._parts.items():
-            if part._pipeline is not None:
-                raise ValueError(f"{name} has stages of its own: set them for the whole MuonAdamW")
-        plan = self._plan
-        self._guard()
-        plan.begin(grads)  # checks all gradients, and names them as the caller does
-        taken = dict(plan.taken())
-        split = self._split([taken.get(i) for i in range(len(plan))])
-        if self.adamw is not None:
-            self.adamw.num_threads = self._num_threads
-
-        def last():
-            if after is not None:
-                after()
-            plan.finish(then)
-
-        if self.muon is None:
-            with uninterrupted():
-                self.adamw._advance(split["adamw"])
-                last()
-            return
-        second = None if self.adamw is None else lambda: self.adamw._advance(split["adamw"])
-        # AdamW steps when Muon can no longer fail
-        self.muon._plan.during(lambda grads: self.muon._make_step(grads, None, second, last), split["muon"])
-
     # ---- checkpoints and copies
 
     def _pack(self):
         packed = {name: part._pack() for name, part in self._parts.items()}
-        return packed if self._pipeline is None else {**packed, "stages": self._pipeline.state()}
+        pipeline = self._engine.pipeline
+        return packed if pipeline is None else {**packed, "stages": pipeline.state()}
 
     def _fitted(self, state_dict):
         if not isinstance(state_dict, Mapping) or set(state_dict) - {"stages"} != set(self._parts):
             raise ValueError(f"state_dict of this MuonAdamW must have the keys {', '.join(map(repr, self._parts))}")
         parts = {name: part._fitted(state_dict[name]) for name, part in self._parts.items()}
-        return parts, match_stages(self, state_dict)
+        return parts, match_stages(self._engine, state_dict)
 
     def _adopt(self, fitted):
         parts, stages = fitted
         with uninterrupted():
-            self._adopt_stages(stages)
+            self._engine.adopt_stages(stages)
             for name, part in self._parts.items():
                 part._adopt(parts[name])
 
@@ -262,32 +288,29 @@ class MuonAdamW(Optimizer):
         return {
             "params": list(self._plan.params),
             "names": list(self._plan.names),
-            "positions": self._positions_of,
+            "positions": self._engine.positions,
             "parts": self._parts,
             "defaults": self.defaults,
             "plain": self._plain,
-            "num_threads": self._num_threads,
+            "num_threads": self.num_threads,
             "bound": list(self._plan.bound_gradients) if self._plan.has_bound else None,
-            "pipeline": self._pipeline and self._pipeline.saved(),
+            "pipeline": self._engine.pipeline and self._engine.pipeline.saved(),
             "given": self._copied_structures(),
             "whole": Whole(self._plan),
         }
 
     def __setstate__(self, saved):
         self._setup()
-        self._plan.extend(saved["params"], saved["names"], 0)
-        self._positions_of = saved["positions"]
-        for name, part in saved["parts"].items():
-            setattr(self, name, part)
+        self._engine.positions = saved["positions"]
+        self._take(saved["params"], saved["names"], saved["parts"])
         self.defaults = saved["defaults"]
         self._plain = saved["plain"]
-        self._num_threads = saved["num_threads"]
-        self._plan.watch((), WeakMethod(self._look_again))
+        self.num_threads = saved["num_threads"]
         self._restore_structures(saved["given"])
         if saved["bound"] is not None:
             self._plan.bind(saved["bound"])
         if saved["pipeline"] is not None:
-            self._pipeline = self._pipelines().restored(self, saved["pipeline"])
+            self._engine.restore_stages(saved["pipeline"])
 
 
 def chosen(exclude, names, arrays):

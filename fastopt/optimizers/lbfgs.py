@@ -13,6 +13,7 @@ from ..checks import at_least_one, nonnegative, number, one_of, real, whole
 from ..interrupts import Interrupts
 from ..kernels.checks import check_parameter
 from .base import Optimizer, Params, Rate
+from .engine import Engine
 from .line_search import Point, finite, strong_wolfe
 from .pairs import Pairs, dot
 from .state import fitted, judging
@@ -193,6 +194,13 @@ class Memory:
         return memory
 
 
+class ClosureEngine(Engine):
+    """Keeps the parameters and the memory of L-BFGS, which makes its steps itself."""
+
+    def has_state(self, position):
+        return bool(self.arrays[position])
+
+
 class LBFGS(Optimizer):
     r"""L-BFGS: a quasi-Newton method for functions that are evaluated whole, without sampling noise.
 
@@ -242,7 +250,10 @@ class LBFGS(Optimizer):
     depend on it and on its number of threads, and `num_threads` has no effect.
     """
 
+    _Engine = ClosureEngine
     rule = None
+    decays = False
+    closure = True
     state_slots = ()
     counts_steps = False
     same_order = True
@@ -342,9 +353,9 @@ class LBFGS(Optimizer):
 
     def _whole_step(self, closure):
         """A step that is made or undone."""
-        settings = self._settings(0)[0]
+        settings = self._engine.read(self._engine.groups[0]).settings
         vectors = self._vectors()
-        memory = self._arrays[0].get(MEMORY) or Memory(vectors, settings["history_size"])
+        memory = self._engine.arrays[0].get(MEMORY) or Memory(vectors, settings["history_size"])
         vectors.save(vectors.start)
         mark = memory.mark()
         try:
@@ -355,7 +366,7 @@ class LBFGS(Optimizer):
             memory.restore(mark)
             raise
         memory.pairs.forget_mark()
-        self._arrays[0][MEMORY] = memory
+        self._engine.arrays[0][MEMORY] = memory
         self._plan.steps += 1
         return loss
 
@@ -448,9 +459,6 @@ class LBFGS(Optimizer):
 
     # ---- state
 
-    def _has_state(self, position):
-        return bool(self._arrays[position])
-
     @property
     def state(self) -> dict[int, Any]:  # type: ignore[override]
         """The state in torch's layout, under the first parameter; its vectors are live, its numbers are copies."""
@@ -458,7 +466,7 @@ class LBFGS(Optimizer):
         return {0: entries} if entries else {}
 
     def _pack(self):
-        packed, memory, size = super()._pack(), self._arrays[0].get(MEMORY), self.param_groups[0]["history_size"]
+        packed, memory, size = super()._pack(), self._engine.arrays[0].get(MEMORY), self.param_groups[0]["history_size"]
         if memory is None or memory.pairs.size != size:
             return packed
         return {**packed, "products": memory.pairs.products()}  # torch has them not, and overlooks them
@@ -475,7 +483,7 @@ class LBFGS(Optimizer):
         return fitted
 
     def _pack_state(self, position, settings=None):
-        memory = self._arrays[position].get(MEMORY)
+        memory = self._engine.arrays[position].get(MEMORY)
         return memory.entries(self.param_groups[0]["history_size"]) if memory else {}
 
     def _match_state(self, position, entries, settings):
@@ -486,7 +494,7 @@ class LBFGS(Optimizer):
         return 1, (), {MEMORY: memory}
 
     @staticmethod
-    def _owned(memory):
+    def copied(memory):
         return copy.deepcopy(memory)
 
 

@@ -79,12 +79,8 @@ class Muon(WholeOptimizer):
                                       ns_coefficients=ns_coefficients, eps=eps, ns_steps=ns_steps,
                                       adjust_lr_fn=adjust_lr_fn))
 
-    def _setup(self):
-        super()._setup()
-        self._memory = aligned((0,), np.uint8)
-        self._workspaces: dict = {}
-
-    def check_parameter(self, param, label):
+    @classmethod
+    def check_parameter(cls, param, label):
         if param.ndim != 2:
             raise ValueError(f"{label} must be a matrix, got shape {param.shape}; MuonAdamW steps other shapes too")
 
@@ -92,28 +88,23 @@ class Muon(WholeOptimizer):
     def slots(settings):
         return {"momentum_buffer": 0.0}
 
-    def prepare(self, param):
-        self._workspace(param.shape, param.dtype)
+    @classmethod
+    def new_work(cls, level):
+        return Workspaces()
 
-    def _workspace(self, shape, dtype):
-        """The working memory for a parameter: all parameters use the same."""
-        found = self._workspaces.get((shape, dtype))
-        if found is None:
-            size = Workspace.size(shape, dtype)
-            if size > len(self._memory):
-                self._memory = aligned((size,), np.uint8)
-                self._workspaces.clear()
-            found = self._workspaces[shape, dtype] = Workspace(self._memory, shape, dtype)
-        return found
+    @classmethod
+    def prepare(cls, work, param):
+        work.of(param)
 
-    def update(self, param, grad, state, settings, step):
+    @classmethod
+    def update(cls, work, param, grad, state, settings, step):
         if param.size == 0:
             return
         lr, (a, b, c) = settings["lr"], settings["ns_coefficients"]
         rows, columns = param.shape
         original = settings["adjust_lr_fn"] != "match_rms_adamw"
         ratio = sqrt(max(1.0, rows / columns)) if original else 0.2 * sqrt(max(rows, columns))
-        work = self._workspace(param.shape, param.dtype)
+        work = work.of(param)
         norm = momentum(work.flat, work.spare, grad.reshape(-1), state["momentum_buffer"].reshape(-1),
                         settings["momentum"], settings["nesterov"])
         scale = square_scale(a, b, c)
@@ -169,6 +160,26 @@ class Square:
         self.matrix = memory.reshape(n, n + PADDING)[:, :n]
         self.twin = self.matrix.T if n >= SYMMETRIC else self.matrix
         self.diagonal = memory[:: n + PADDING + 1]
+
+
+class Workspaces:
+    """The working memory of each shape of parameter: all use the same bytes."""
+
+    def __init__(self):
+        self.memory = aligned((0,), np.uint8)
+        self.found = {}
+
+    def of(self, param):
+        """The `Workspace` for a parameter."""
+        shape, dtype = param.shape, param.dtype
+        found = self.found.get((shape, dtype))
+        if found is None:
+            size = Workspace.size(shape, dtype)
+            if size > len(self.memory):
+                self.memory = aligned((size,), np.uint8)
+                self.found.clear()
+            found = self.found[shape, dtype] = Workspace(self.memory, shape, dtype)
+        return found
 
 
 class Workspace:

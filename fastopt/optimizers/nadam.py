@@ -42,6 +42,9 @@ class NAdam(Optimizer):
     """
 
     rule = "nadam"
+    decouples = "decoupled_weight_decay"
+    turns = True
+    second_moment = "exp_avg_sq"
     state_slots = ("exp_avg", "exp_avg_sq")
     scalar_slots = ("mu_product",)
     hyperparameters = {

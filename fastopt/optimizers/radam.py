@@ -41,6 +41,9 @@ class RAdam(Optimizer):
     """
 
     rule = "radam"
+    decouples = "decoupled_weight_decay"
+    turns = True
+    second_moment = "exp_avg_sq"
     state_slots = ("exp_avg", "exp_avg_sq")
     hyperparameters = {
         "lr": nonnegative,

@@ -41,6 +41,7 @@ class RMSprop(Optimizer):
     """
 
     rule = "rmsprop"
+    turns = True
     settles = True
     state_slots = ("square_avg", "momentum_buffer", "grad_avg")
     hyperparameters = {

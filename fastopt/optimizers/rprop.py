@@ -36,6 +36,8 @@ class Rprop(Optimizer):
     """
 
     rule = "rprop"
+    decays = False
+    rate_free = True
     settles = True
     state_slots = ("prev", "step_size")
     hyperparameters = {

@@ -1,7 +1,5 @@
 """Stochastic gradient descent."""
 
-import numpy as np
-
 from ..checks import flag, nonnegative, number, one_of
 from .base import Optimizer, Params, Rate
 from .settings import at
@@ -41,6 +39,7 @@ class SGD(Optimizer):
     """
 
     rule = "sgd"
+    turns = True
     settles = True
     state_slots = ("momentum_buffer",)
     counts_steps = False
@@ -61,23 +60,10 @@ class SGD(Optimizer):
         super().__init__(params, dict(lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay,
                                       nesterov=nesterov, maximize=maximize, momentum_mode=momentum_mode))
 
-    def _sparse_rows(self, position, gradient):
-        """With momentum a row moves on after it was touched: the rows are all that have a buffer, as in torch."""
-        gradient = super()._sparse_rows(position, gradient)
-        plan = self._plan
-        if not at(self.param_groups[plan.group(position)]["momentum"], plan.steps):
-            return gradient
-        steps, buffer = plan.get_step(position), self._arrays[position].get("momentum_buffer")
-        known, touched = self._touched.get(position, (None, ()))
-        if known != steps or plan.exposed(position):  # a dense step, a loaded state, or somebody may have written to it
-            touched = () if buffer is None else np.flatnonzero(buffer.any(axis=tuple(range(1, buffer.ndim))))
-        touched = np.union1d(touched, gradient.indices).astype(np.int64, copy=False)
-        plan.note(self._touched, {position: (steps + 1, touched)})
-        return gradient.over(touched)
-
-    def _forget_settings(self):
-        super()._forget_settings()
-        self._touched = {}  # position -> after how many steps, and the rows with a momentum buffer then
+    @staticmethod
+    def carried(options, count):
+        """With momentum a row moves on after it was touched."""
+        return "momentum_buffer" if at(options["momentum"], count) else None
 
     @staticmethod
     def check_settings(settings):

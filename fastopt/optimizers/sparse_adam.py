@@ -40,6 +40,7 @@ class SparseAdam(Optimizer):
     """
 
     rule = "adam"
+    decays = False
     sparse = "only"
     integer_step = True
     state_slots = ("exp_avg", "exp_avg_sq")

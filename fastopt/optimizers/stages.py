@@ -1,6 +1,6 @@
 """The stages of a step beside the rule: their options, and the step that has them.
 
-All that an optimizer does without stages stands in base.py; a step comes here only when some are set.
+All that a step does without stages stands in engine.py; it comes here only when some are set.
 """
 
 import math
@@ -16,9 +16,9 @@ import numpy as np
 from ..checks import at_least_one, check_matches, flag, nonnegative, one_of, pair, positive, real, whole
 from ..interrupts import uninterrupted
 from ..kernels.arrays import full_like, owned
-from ..kernels.plan import Plan
-from ..kernels.watched import unchanged
 from .clipping import Adaptive, Clip, GlobalNorm, Norm, ParameterNorm, Value, as_clip
+from .engine import Engine
+from .method import Method
 from .norms import LEAST, each_shrunk, is_safe, norm_of, norms_of, root, shrunk
 from .state import fitted, judging
 
@@ -149,31 +149,48 @@ class Step:
         return math.hypot(*self.param_norms) if self.param_norms else None
 
 
-class Pipeline:
-    """The stages of one optimizer, and what they keep between its steps."""
+class Accumulation(Method):
+    """Adds weighted gradients to their sum, which is the parameter. The settings are the weight."""
 
-    def __init__(self, optimizer, stages, before=None):
-        self.setup(optimizer, stages)
+    rule = "accumulate"
+    decays = False
+    hyperparameters = {}
+    state_slots = ()
+
+    @staticmethod
+    def slots(settings):
+        return {}
+
+    @staticmethod
+    def coefficients(settings, step):
+        return settings, float(step == 1)
+
+
+class Pipeline:
+    """The stages of one engine, and what they keep between its steps."""
+
+    def __init__(self, engine, stages, before=None):
+        self.setup(engine, stages)
         if before is not None:
             if before.weight:
                 raise ValueError("gradients are accumulated that the stages set before have not stepped with")
             self.slow = before.slow if stages.lookahead and before.stages.lookahead else []
         self.install()
 
-    def setup(self, optimizer, stages):
+    def setup(self, engine, stages):
         """Sets what a pipeline has before its tables and its first step."""
-        self.reference, self.stages = ref(optimizer), stages  # no cycle: memory goes with the optimizer
+        self.reference, self.stages = ref(engine), stages  # no cycle: memory goes with the engine
         self.idle = stages == Stages()
         self.group_of = ()  # of each parameter, once statistics need it
         self.last = Step()
         self.steps = self.skipped = self.skipped_in_a_row = 0
         self.clipped = 0.0
         self.slow: list[np.ndarray] = []  # the slow weights of Lookahead
-        self.sum = None  # a plan whose parameters are the sums of gradients; see accumulate()
+        self.sum = None  # an engine whose parameters are the sums of gradients; see accumulate()
         self.weight, self.in_bound = 0.0, False
 
     @property
-    def optimizer(self):
+    def engine(self):
         return self.reference()
 
     def written(self):
@@ -184,7 +201,7 @@ class Pipeline:
     def grow(self):
         """Begins the slow weights of parameters that were added."""
         if self.stages.lookahead:
-            self.slow += [owned(param) for param in self.optimizer._plan.params[len(self.slow):]]
+            self.slow += [owned(param) for param in self.engine.plan.params[len(self.slow):]]
 
     def replaced(self, position, param):
         """Follows another array in the place of a parameter."""
@@ -200,7 +217,7 @@ class Pipeline:
 
     def reset(self):
         """Begins anew, as if no step had been made."""
-        self.set_state(self.optimizer._plan.params, dict.fromkeys(self.COUNTERS, 0))
+        self.set_state(self.engine.plan.params, dict.fromkeys(self.COUNTERS, 0))
         self.last = Step()
 
     # ---- copies and checkpoints
@@ -226,7 +243,7 @@ class Pipeline:
             counters = {name: (nonnegative if name == "clipped" else whole)(name, state[name])
                         for name in self.COUNTERS if state}
             weight = positive("weight", state["weight"]) if "weight" in state else 0.0
-        params = self.optimizer._plan.params
+        params = self.engine.plan.params
         accumulated = self.match_arrays("accumulated", state["accumulated"], params) if weight else []
         return slow, counters, accumulated, weight
 
@@ -236,7 +253,7 @@ class Pipeline:
             raise TypeError(f"{what} of the state_dict must be a list of arrays, got {type(arrays).__name__}")
         if len(arrays) != len(like):
             raise ValueError(f"state_dict has {what} for {len(arrays)} parameters, this optimizer has {len(like)}")
-        label = self.optimizer._plan.label
+        label = self.engine.plan.label
         return [None if array is None and name == "accumulated" else fitted(array, own, name, label(i))
                 for i, (array, own) in enumerate(zip(arrays, like, strict=True))]
 
@@ -249,15 +266,15 @@ class Pipeline:
             self.ready_sum()
             for i, array in enumerate(accumulated):
                 if array is not None:
-                    self.sum.params[i][...] = array
-                    self.sum.set_step(i, 1)
+                    self.sum.plan.params[i][...] = array
+                    self.sum.plan.set_step(i, 1)
             self.weight = weight
 
     def snapshot(self):
         """What steps change: arrays with copies of them, and numbers. For `restore`."""
         arrays = [*self.slow, *(array for average in self.stages.average for array in average.averages)]
         if self.in_bound:  # those micro-batches are in the arrays themselves
-            arrays += [array for array in self.optimizer._plan.bound_gradients
+            arrays += [array for array in self.engine.plan.bound_gradients
                        if array is not None and array.flags.writeable]
         names = (*self.COUNTERS, "sum", "weight", "in_bound")
         return ([(array, array.copy()) for array in arrays], [average.n_averaged for average in self.stages.average],
@@ -283,18 +300,18 @@ class Pipeline:
         return {"stages": self.stages, "last": self.last, **self.state()}
 
     @classmethod
-    def unset(cls, optimizer):
-        """A pipeline without stages that the optimizer does not have yet."""
+    def unset(cls, engine):
+        """A pipeline without stages that the engine does not have yet."""
         pipeline = object.__new__(cls)
-        pipeline.setup(optimizer, Stages())
+        pipeline.setup(engine, Stages())
         pipeline.check()
         return pipeline
 
     @classmethod
-    def restored(cls, optimizer, saved):
+    def restored(cls, engine, saved):
         """The reverse. Tables are made at the next step: an average may itself be on its way out of the pickle."""
         pipeline = object.__new__(cls)
-        pipeline.setup(optimizer, saved["stages"])
+        pipeline.setup(engine, saved["stages"])
         pipeline.last, pipeline.slow = saved["last"], [owned(array) for array in saved["slow"]]
         vars(pipeline).update({name: saved[name] for name in cls.COUNTERS})
         return pipeline
@@ -302,24 +319,21 @@ class Pipeline:
     # ---- what goes together
 
     def check(self):
-        optimizer, stages = self.optimizer, self.stages
-        name = type(optimizer).__name__
-        if optimizer.sparse == "only":
+        engine, method, stages = self.engine, self.engine.method, self.stages
+        name = method.__name__
+        if method.sparse == "only":
             raise ValueError(f"{name} has no stages: they need dense gradients")
-        decays = "weight_decay" in optimizer.hyperparameters
         for option in ("cautious_weight_decay", "corrected_weight_decay"):
-            if getattr(stages, option) and not all(group.get("decoupled_weight_decay")
-                                                   for group in optimizer.param_groups):
+            if getattr(stages, option) and not all(method.decoupled(group.options) for group in engine.groups):
                 raise ValueError(f"{option} needs decoupled weight decay, which {name} has not with these options")
-        if stages.no_decay and not decays:
+        if stages.no_decay and not method.decays:
             raise ValueError(f"no_decay has no meaning for {name}: it has no weight_decay")
-        turns, compares = Plan.can_look(optimizer.rule)
-        if stages.clip_update is not None and not compares:
+        if stages.clip_update is not None and method.second_moment is None:
             raise ValueError(f"clip_update needs a second moment, exp_avg_sq, which {name} has not")
-        if stages.cautious and not turns:
+        if stages.cautious and not method.turns:
             raise ValueError(f"cautious has no meaning for {name}: its update always has the sign of the gradient")
-        if stages.lr_scale is not None and optimizer.rule == "rprop":
-            raise ValueError("lr_scale has no meaning for Rprop: lr is only where its step sizes begin")
+        if stages.lr_scale is not None and method.rate_free:
+            raise ValueError(f"lr_scale has no meaning for {name}: lr is only where its step sizes begin")
         for option in ("centralize", "bounds"):
             if getattr(stages, option) and self.has_complex():
                 raise ValueError(f"{option} has no meaning for complex parameters")
@@ -329,16 +343,16 @@ class Pipeline:
                 raise TypeError(f"average must be an average of fastopt.averages or a list of them, got {average!r}")
             if any(average is other for other in stages.average[:i]):
                 raise ValueError(f"average has {average!r} twice")
-            averages, params = average.averages, optimizer._plan.params
+            averages, params = average.averages, engine.plan.params
             if len(averages) != len(params):
                 raise ValueError(f"average has {len(averages)} parameters, the optimizer {len(params)}")
             for position, (own, param) in enumerate(zip(averages, params, strict=True)):
                 if own.shape != param.shape or own.dtype != param.dtype:
-                    raise ValueError(f"average of {optimizer._plan.label(position)} must have shape {param.shape} and "
+                    raise ValueError(f"average of {engine.plan.label(position)} must have shape {param.shape} and "
                                      f"dtype {param.dtype}, got {own.shape} and {own.dtype}")
 
     def has_complex(self):
-        return any(param.dtype.kind == "c" for param in self.optimizer._plan.params)
+        return any(param.dtype.kind == "c" for param in self.engine.plan.params)
 
     def check_clip(self, clip):
         if (isinstance(clip, Value) or getattr(clip, "norm_type", 2.0) != 2.0) and self.has_complex():
@@ -350,7 +364,7 @@ class Pipeline:
         """Shows the stages to the plan, if they may be; needed again when parameters were added."""
         self.check()
         self.grow()
-        stages, plan = self.stages, self.optimizer._plan
+        stages, plan = self.stages, self.engine.plan
         kinds = multipliers(stages, plan)
         self.kinds = list(dict.fromkeys(kinds))  # of each variant
         variants = [self.kinds.index(kind) for kind in kinds]
@@ -382,12 +396,12 @@ class Pipeline:
     # ---- the step
 
     def advance(self, grads, clip=None, grad_scale=None, on_nonfinite=None):
-        """Makes the step of `Optimizer._advance` with the stages, or skips it."""
-        plan = self.optimizer._plan
+        """Makes the step of `Engine.step` with the stages, or skips it."""
+        plan = self.engine.plan
         if self.idle and clip is None and grad_scale is None and on_nonfinite is None and not self.weight:
             if plan.staged:
                 plan.during(plan.stage, [])
-            self.optimizer._advance(grads, self.counted(Step()))
+            plan.during(self.engine.make, grads, self.counted(Step()))
             return
         plan.during(self.checked, grads, (clip, grad_scale, on_nonfinite))
         if self.stages.max_skips is not None and self.skipped_in_a_row > self.stages.max_skips:
@@ -397,7 +411,7 @@ class Pipeline:
     def checked(self, grads, options):
         """The same, with the plan taken."""
         clip, grad_scale, on_nonfinite = options
-        optimizer, stages, plan = self.optimizer, self.stages, self.optimizer._plan
+        engine, stages, plan = self.engine, self.stages, self.engine.plan
         if clip is None:
             clip = stages.clip
         else:
@@ -413,9 +427,7 @@ class Pipeline:
             average._check_free("step()")
         if not plan.staged:
             self.install()
-        cohorts = self.settled(plan.begin(grads))
-        if optimizer._regrouped and optimizer._repoint():  # some parameters start their count anew
-            cohorts = self.settled(plan.begin(grads))
+        cohorts = engine.begin(grads)
         record = Step()
         norms = self.measure(clip, policy, unscale, record)
         if record.skipped:
@@ -441,30 +453,20 @@ class Pipeline:
             if self.weight:
                 made |= {"weight": 0.0, "in_bound": False}
                 if self.sum is not None:
-                    changes.append((self.sum, None))
+                    changes.append((self.sum.plan, None))
         return changes
-
-    def settled(self, cohorts):
-        """Cohorts with the settings of their groups in the place of the group."""
-        optimizer, settled = self.optimizer, {}
-        for index, *_ in cohorts:
-            if index not in settled:
-                known, made = optimizer._settled[index]
-                fresh = unchanged(optimizer.param_groups[index], known)
-                settled[index] = made if fresh else optimizer._settings(index)
-        return [(*cohort[1:], settled[cohort[0]]) for cohort in cohorts]
 
     def measure(self, clip, policy, unscale, record):
         """Takes norms of the gradients, if anything needs them, and decides whether the step is made.
 
         Returns that of all, those of each parameter, and their order; None where it was not needed.
         """
-        plan = self.optimizer._plan
+        plan = self.engine.plan
         normed = isinstance(clip, Norm)
         if not normed and policy == "propagate":
             return None, None, 2.0
         order = clip.norm_type if normed else 2.0
-        total = plan.powers(order, self.optimizer._num_threads)
+        total = plan.powers(order, self.engine.num_threads)
         if order == math.inf or is_safe(total):  # else it takes looking at the gradients
             norm = root(total, order)
         else:
@@ -482,7 +484,7 @@ class Pipeline:
     @np.errstate(all="ignore")
     def units(self, clip, scale, limit, norms, record):
         """The scale of each unit of the gradients, and the offset that is taken off before scaling."""
-        plan = self.optimizer._plan
+        plan = self.engine.plan
         rows = self.stages.centralize or isinstance(clip, Adaptive)
         first = plan.divide(rows)
         lengths = np.diff(first)
@@ -490,7 +492,7 @@ class Pipeline:
         units[:, 0] = scale
         if rows:
             most = limit / scale if limit else math.inf
-            sums = plan.unit_sums(self.optimizer._num_threads, centers=self.stages.centralize, limit=most,
+            sums = plan.unit_sums(self.engine.num_threads, centers=self.stages.centralize, limit=most,
                                   adapts=isinstance(clip, Adaptive))
             if self.stages.centralize:  # a mean at the limit is one of elements at the limit only, wherever that rounds
                 means = np.where(np.abs(sums[:, 0]) < most, sums[:, 0], np.copysign(math.inf, sums[:, 0]))
@@ -510,8 +512,8 @@ class Pipeline:
 
     def walk(self, cohorts, clip, unscale, measured, record):
         """Answers the plan, and steps; before it, a look ahead where a stage must know the whole update."""
-        optimizer, stages, plan = self.optimizer, self.stages, self.optimizer._plan
-        threads, scale = optimizer._num_threads, unscale
+        engine, stages, plan = self.engine, self.stages, self.engine.plan
+        threads, scale = engine.num_threads, unscale
         norm, norms, order = measured
         if isinstance(clip, GlobalNorm):
             scale = shrunk(norm, clip.max_norm, clip.eps, unscale)
@@ -522,7 +524,7 @@ class Pipeline:
             scale = 1.0  # each unit has its own
         answers = self.answers(cohorts, scale, limit)
         if plan.unready:
-            optimizer._give_states(plan.missing())
+            engine.give_states(plan.missing())
         if stages.cautious is True or stages.clip_update is not None:
             plan.use_factors(self.factors(cohorts, answers))
         for place, average in self.shared:
@@ -546,10 +548,10 @@ class Pipeline:
         """What each parameter's learning rate and share of elements are multiplied with: see `Plan.use_factors`."""
         stages, ratio = self.stages, None
         if stages.clip_update is not None:
-            ratio = [(1.0 / (1.0 - settings["betas"][1] ** step), settings["eps"] ** 2)
-                     for step, _, (settings, *_) in cohorts]
+            ratio = [(1.0 / (1.0 - group.settings["betas"][1] ** step), group.settings["eps"] ** 2)
+                     for group, step, _ in cohorts]
         agreement = stages.cautious is True
-        means = self.optimizer._plan.look(answers, self.optimizer._num_threads, agreement=agreement, ratio=ratio)
+        means = self.engine.plan.look(answers, self.engine.num_threads, agreement=agreement, ratio=ratio)
         means /= self.sizes[:, None]
         factors = np.ones_like(means)
         if ratio is not None:
@@ -562,7 +564,7 @@ class Pipeline:
     def take_statistics(self, norms, unscale, record):
         """Writes down the norms of each group, from those of the gradient, of each parameter and of its update."""
         if len(self.group_of) != len(norms):
-            self.group_of = np.array(self.groups())
+            self.group_of = np.array([self.engine.group_of(i) for i in range(len(norms))])
         squares = np.stack([np.bincount(self.group_of, column) for column in (norms**2).T], axis=1)
         by_group = np.sqrt(squares)
         for group, k in zip(*np.nonzero((squares < LEAST) | np.isinf(squares)), strict=True):
@@ -572,49 +574,43 @@ class Pipeline:
         if record.grad_norm is None:
             record.grad_norm = math.hypot(*record.grad_norms)
 
-    def groups(self):
-        """The group of each parameter."""
-        plan = self.optimizer._plan
-        return [plan.group(i) for i in range(len(plan))]
-
     def answers(self, cohorts, scale, limit):
         """What the plan needs of each cohort."""
-        optimizer, stages = self.optimizer, self.stages
+        engine, stages = self.engine, self.stages
         answers = []
-        for (step, scalars, settled), variant in zip(cohorts, optimizer._plan.variants(), strict=True):
-            settings, (sign, decay), _ = settled
+        for (group, step, scalars), variant in zip(cohorts, engine.plan.variants(), strict=True):
+            settings, (sign, decay) = group.settings, group.prepare
             follow = [1.0, 0.0, 0.0]
             if self.adapts:
                 taken = CAUTIOUS_DECAY if stages.cautious_weight_decay else DECAY
                 settings, follow[taken] = self.adapted(settings, variant)
-                decay = optimizer.coupled_decay(settings)
-            if optimizer.scalar_slots:
-                coefficients, after = optimizer._with_scalars(settings, step, scalars)
+                decay = engine.method.coupled_decay(settings)
+            if scalars:
+                coefficients, after = engine.with_scalars(settings, step, scalars)
             else:
-                coefficients, after = optimizer.coefficients(settings, step), scalars
+                coefficients, after = engine.method.coefficients(settings, step), scalars
             answers.append(((sign * scale, decay, 0.0, limit), coefficients, after, tuple(follow)))
         return answers
 
     def adapted(self, settings, variant):
         """The settings of a variant, and the decay that a stage takes over from the rule."""
-        stages, settings = self.stages, dict(settings)
+        method, stages, settings = self.engine.method, self.stages, dict(settings)
         lr_scale, decay_scale = self.kinds[variant]
         taken = 0.0
-        if "weight_decay" in settings:
+        if method.decays:
             settings["weight_decay"] *= decay_scale
             if stages.corrected_weight_decay is not None:
                 settings["weight_decay"] *= settings["lr"] / stages.corrected_weight_decay
         settings["lr"] *= lr_scale
-        if "weight_decay" in settings:
-            if self.split_decay and settings.get("decoupled_weight_decay"):
-                taken, settings["weight_decay"] = settings["lr"] * settings["weight_decay"], 0.0
+        if self.split_decay and method.decays and method.decoupled(settings):
+            taken, settings["weight_decay"] = settings["lr"] * settings["weight_decay"], 0.0
         return settings, taken
 
     # ---- accumulation
 
     def accumulate(self, grads, weight):
         """Adds weighted gradients to the buffers; None counts a micro-batch in the bound gradients."""
-        plan, weight = self.optimizer._plan, positive("weight", weight)
+        plan, weight = self.engine.plan, positive("weight", weight)
         if grads is None:
             if not plan.has_bound:
                 raise ValueError("accumulate() needs grads: none were given and none are bound (see bind_grads)")
@@ -626,39 +622,40 @@ class Pipeline:
         else:
             if self.in_bound:
                 raise ValueError("accumulate() was called without grads before this one with")
-            if not (type(grads) is list and self.optimizer._plain):
-                grads = self.optimizer._arrange(grads)
             self.ready_sum()
-            self.sum.during(self.add, grads, weight)
+            self.sum.plan.during(self.add, grads, weight)
 
     def add(self, grads, weight):
         """Sums gradients; the plan of the sums is taken."""
-        cohorts = self.sum.begin(grads)
-        self.sum.run([((1.0, 0.0), (weight, float(step == 1)), ()) for _, step, _ in cohorts],
-                     self.optimizer._num_threads, [(vars(self), {"weight": self.weight + weight})])
+        for group in self.sum.groups:
+            group.settings = weight
+        self.sum._num_threads = self.engine._num_threads
+        self.sum.make(grads, [(vars(self), {"weight": self.weight + weight})])
 
     def ready_sum(self):
         """Makes the buffers that are summed into, for every parameter."""
-        plan = self.optimizer._plan
+        plan = self.engine.plan
         if self.sum is None:
-            self.sum = Plan("accumulate")
-        if len(self.sum) < len(plan):
-            new = slice(len(self.sum), None)
-            self.sum.extend([full_like(param, 0.0) for param in plan.params[new]], plan.names[new], 0)
+            self.sum = Engine(Accumulation)
+        if len(self.sum.plan) < len(plan):
+            new = slice(len(self.sum.plan), None)
+            with uninterrupted():
+                self.sum.add_given([full_like(param, 0.0) for param in plan.params[new]], plan.names[new])
 
     def taken(self):
         """The gradients that were accumulated: None are those bound."""
         if self.in_bound:
             return None
-        given = [array if self.sum.get_step(i) else None for i, array in enumerate(self.sum.params)]
-        return given + [None] * (len(self.optimizer._plan) - len(given))  # of parameters that were added since
+        sums = self.sum.plan
+        given = [array if sums.get_step(i) else None for i, array in enumerate(sums.params)]
+        return given + [None] * (len(self.engine.plan) - len(given))  # of parameters that were added since
 
     def forget(self):
         """Begins a new accumulation."""
         self.weight, self.in_bound = 0.0, False
         if self.sum is not None:
-            for i in range(len(self.sum)):
-                self.sum.set_step(i, 0)
+            for i in range(len(self.sum.plan)):
+                self.sum.plan.set_step(i, 0)
 
 
 def first_nonfinite(plan):

@@ -30,39 +30,39 @@ class ParameterState(MutableMapping):
     Assigning copies into the state. Keys are those of torch.optim.
     """
 
-    __slots__ = ("_arrays", "_optimizer", "_position")
+    __slots__ = ("_arrays", "_engine", "_position")
 
-    def __init__(self, optimizer, position):
-        self._optimizer, self._position = optimizer, position
-        self._arrays = optimizer._arrays[position]
+    def __init__(self, engine, position):
+        self._engine, self._position = engine, position
+        self._arrays = engine.arrays[position]
 
     def _has_step(self):
-        return self._optimizer.counts_steps and self._optimizer._plan.get_step(self._position) > 0
+        return self._engine.method.counts_steps and self._engine.plan.get_step(self._position) > 0
 
     def _scalars(self):
-        values = self._optimizer._plan.get_scalars(self._position)
-        return dict(zip(self._optimizer.scalar_slots, values, strict=True))
+        values = self._engine.plan.get_scalars(self._position)
+        return dict(zip(self._engine.method.scalar_slots, values, strict=True))
 
     def __getitem__(self, key):
         if key == "step" and self._has_step():
-            return self._optimizer._plan.get_step(self._position)
-        if key in self._optimizer.scalar_slots:
+            return self._engine.plan.get_step(self._position)
+        if key in self._engine.method.scalar_slots:
             return self._scalars()[key]
-        self._optimizer._touched.pop(self._position, None)  # who has the array may write to it
+        self._engine.touched.pop(self._position, None)  # who has the array may write to it
         return self._arrays[key]
 
     def __setitem__(self, key, value):
-        self._optimizer._plan.during(self._set, key, value)
+        self._engine.plan.during(self._set, key, value)
 
     def _set(self, key, value=None):
-        if key == "step" and self._optimizer.counts_steps:
-            self._optimizer._plan.set_step(self._position, step_count(value))
-        elif key in self._optimizer.scalar_slots:
+        if key == "step" and self._engine.method.counts_steps:
+            self._engine.plan.set_step(self._position, step_count(value))
+        elif key in self._engine.method.scalar_slots:
             scalars = self._scalars() | {key: float(value)}
-            self._optimizer._plan.set_scalars(self._position, tuple(scalars.values()))
+            self._engine.plan.set_scalars(self._position, tuple(scalars.values()))
         elif key in self._arrays:
-            self._optimizer._touched.pop(self._position, None)
-            label = self._optimizer._plan.label(self._position)
+            self._engine.touched.pop(self._position, None)
+            label = self._engine.plan.label(self._position)
             self._arrays[key][...] = same_shape(value, self._arrays[key], key, label)
         else:
             raise KeyError(f"{key!r}; this state has {list(self)}")
@@ -71,10 +71,10 @@ class ParameterState(MutableMapping):
         raise TypeError("a single entry of a state cannot be deleted; see Optimizer.reset_state()")
 
     def __iter__(self):
-        return itertools.chain(("step",) if self._has_step() else (), self._optimizer.scalar_slots, self._arrays)
+        return itertools.chain(("step",) if self._has_step() else (), self._engine.method.scalar_slots, self._arrays)
 
     def __len__(self):
-        return self._has_step() + len(self._optimizer.scalar_slots) + len(self._arrays)
+        return self._has_step() + len(self._engine.method.scalar_slots) + len(self._arrays)
 
     def __repr__(self):
         return repr(dict(self))

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from .base import Optimizer
 from .clipping import Adaptive, GlobalNorm, ParameterNorm, Value
 from .norms import norm_of, shrunk, times
 from .stages import Pipeline
@@ -17,8 +16,8 @@ class WholePipeline(Pipeline):
     """
 
     def check(self):
-        name, stages = type(self.optimizer).__name__, self.stages
-        if type(self.optimizer).step is not Optimizer.step:
+        name, stages = self.engine.method.__name__, self.stages
+        if self.engine.method.closure:
             raise ValueError(f"{name} has no stages: it takes several gradients in a step, from its closure")
         for option in MEANINGLESS:
             if getattr(stages, option):
@@ -29,28 +28,25 @@ class WholePipeline(Pipeline):
     def install(self):
         self.check()
         self.grow()
-        plan = self.optimizer._plan
+        plan = self.engine.plan
         plan.stage([], on=True, zero=self.stages.zero_grad)
-        self.optimizer._guard()
+        self.engine.states_changed()
         self.has_rows = np.array([param.ndim > 1 for param in plan.params])
 
-    def setup(self, optimizer, stages):
-        super().setup(optimizer, stages)
+    def setup(self, engine, stages):
+        super().setup(engine, stages)
         self.rooms = {}  # arrays to work in, so that a step allocates none
 
     def room(self, use, i):
         """An array like parameter `i`, of any content, which stays for this use."""
-        param, room = self.optimizer._plan.params[i], self.rooms.get((use, i))
+        param, room = self.engine.plan.params[i], self.rooms.get((use, i))
         if room is None or room.shape != param.shape or room.dtype != param.dtype:
             room = self.rooms[use, i] = np.empty_like(param)
         return room
 
-    def settled(self, cohorts):
-        return cohorts
-
     @np.errstate(all="ignore")
     def walk(self, cohorts, clip, unscale, measured, record):
-        optimizer, stages, plan = self.optimizer, self.stages, self.optimizer._plan
+        engine, stages, plan = self.engine, self.stages, self.engine.plan
         given = plan.taken()
         grads = [None] * len(plan)
         for i, grad in self.scaled(given, clip, unscale, measured, record):
@@ -63,7 +59,7 @@ class WholePipeline(Pipeline):
         moves = [(average, average.coefficients(average.n_averaged + 1)) for average in stages.average]
         for average, _ in moves:
             average._plan.during(average._plan.begin, plan.params)  # whatever it would refuse, it refuses now
-        looks = bool(stages.lookahead) and (optimizer.step_count + 1) % stages.lookahead[0] == 0
+        looks = bool(stages.lookahead) and (engine.steps + 1) % stages.lookahead[0] == 0
         differences = [self.room("difference", i) for i in range(len(plan))] if looks else []
 
         def after():
@@ -89,7 +85,7 @@ class WholePipeline(Pipeline):
                 for _, grad in given:
                     grad[...] = 0
 
-        optimizer._make_step(grads, self.counted(record), after=after)
+        engine.make(grads, self.counted(record), after=after)
 
     def scaled(self, given, clip, unscale, measured, record):
         """The gradients as the rule is to have them, in the dtype of their parameters."""
@@ -120,9 +116,3 @@ class WholePipeline(Pipeline):
                     flat -= np.clip(offsets, -limit, limit, out=offsets) if limit else offsets
             scaled.append((i, out))
         return scaled
-
-    def groups(self):
-        groups = self.optimizer.param_groups
-        position = {id(param): index for index, group in enumerate(groups) for param in group["params"]}
-        return [position[id(param)] for param in self.optimizer._plan.params]
-

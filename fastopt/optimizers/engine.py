@@ -1,0 +1,389 @@
+"""Engine: the one place where a step is made."""
+
+from weakref import WeakMethod
+
+import numpy as np
+
+from ..kernels.arrays import full_like
+from ..kernels.plan import Plan
+from ..kernels.threads import Threaded
+from ..kernels.watched import changed, unchanged
+from .settings import at, is_schedule, lasts
+
+
+class Group:
+    """A group of parameters, and what its options came to when they were last read.
+
+    Attributes:
+        options: the dict that its owner changes between steps; it has every hyperparameter.
+        params: the list of parameters in it, to notice a replacement.
+        first, size: where its parameters stand in the plan.
+        settings: the hyperparameters, checked, as plain numbers.
+        prepare: what becomes of a gradient before the rule: its sign, and the coupled weight decay.
+        later: what the plan is answered from step 2 on, where that stays.
+        slots: the state arrays that its parameters have.
+    """
+
+    __slots__ = ("first", "known", "later", "options", "params", "prepare", "seen", "settings", "size", "slots",
+                 "values")
+
+    def __init__(self, options, first, size):
+        self.options, self.params, self.first, self.size = options, options.get("params"), first, size
+        self.forget()
+
+    def forget(self):
+        """Lets the options be read anew at the next step."""
+        self.settings = self.prepare = self.later = self.slots = None
+        self.seen = None  # the values of `options` then; None: read them at every step
+        self.known, self.values = {}, {}  # the options then, and the settings of those that do not change by themselves
+
+    @property
+    def positions(self):
+        return range(self.first, self.first + self.size)
+
+
+class Engine(Threaded):
+    """Steps parameters by a method: it has their plan, the settings of their groups, their state and the stages.
+
+    It knows a parameter by its position; what it is called and what it was given in is for those who have an engine.
+    """
+
+    def __init__(self, method):
+        self.method = method
+        self.groups: list[Group] = []
+        self.arrays: list[dict[str, np.ndarray]] = []  # per parameter: slot -> state array
+        self.pipeline = None  # the stages of a step, where some were set
+        self.regrouped: set[Group] = set()  # groups whose options changed which state arrays they have
+        self.touched: dict = {}  # position -> after how many steps, and the rows that `method.carried` moves on
+        self.rate_now = False  # True: where the last step leaves a rate for this one, that of the settings now counts
+        self.plan = self.new_plan()
+
+    def new_plan(self):
+        plan = Plan(self.method.rule, scalars=len(self.method.scalar_slots))
+        plan.accept(self.method.sparse, WeakMethod(self.sparse_rows))  # no cycle: memory goes with the engine
+        return plan
+
+    @property
+    def parts(self):
+        """The engines that have the state."""
+        return [self]
+
+    @property
+    def steps(self):
+        """Steps made so far."""
+        return self.plan.steps
+
+    # ---- parameters
+
+    def group_of(self, position):
+        """The number of a parameter's group."""
+        return self.plan.group(position)
+
+    def add(self, params, names, options):
+        """Takes the parameters of a group in."""
+        first = len(self.plan)
+        self.plan.extend(params, names, len(self.groups))
+        self.groups.append(Group(options, first, len(params)))
+        self.arrays += [{} for _ in params]
+
+    def add_given(self, params, names):
+        """The same, where whoever steps gives the settings of the group anew."""
+        self.add(params, names, {})
+        group = self.groups[-1]
+        group.prepare, group.seen = (1.0, 0.0), []
+
+    def replace(self, position, param, arrays, step):
+        """Puts another array in the place of a parameter, with this state."""
+        scalars = self.plan.get_scalars(position)
+        self.plan.replace(position, param)
+        self.plan.set_step(position, step)
+        self.plan.set_scalars(position, scalars)
+        self.arrays[position] = arrays
+        self.touched.pop(position, None)
+        if self.pipeline is not None:
+            self.pipeline.replaced(position, param)
+        self.states_changed()
+
+    def without(self, position):
+        """A plan without a parameter, for `remove`."""
+        before, plan = self.plan, self.new_plan()
+        for index, group in enumerate(self.groups):
+            places = [place for place in group.positions if place != position]
+            plan.extend([before.params[place] for place in places], [before.names[place] for place in places], index)
+        for i, place in enumerate(place for place in range(len(before)) if place != position):
+            plan.set_step(i, before.get_step(place))
+            plan.set_scalars(i, before.get_scalars(place))
+        plan.steps = before.steps
+        return plan
+
+    def remove(self, position, plan):
+        """Goes on with a plan that has one parameter less."""
+        self.plan = plan
+        del self.arrays[position]
+        for group in self.groups:
+            group.size -= position in group.positions
+            group.first -= position < group.first
+        self.forget()
+        if self.pipeline is not None:
+            self.pipeline.removed(position)
+        self.states_changed()
+
+    # ---- settings
+
+    def forget(self):
+        """Lets every group be read anew at the next step; called when groups or state were replaced."""
+        for group in self.groups:
+            group.forget()
+        self.regrouped.clear()
+        self.touched = {}
+
+    def check(self, options):
+        """Raises if hyperparameters are wrong, as far as can be known before their schedules run."""
+        checks = self.method.hyperparameters
+        settings = {name: check(name, options[name]) for name, check in checks.items()
+                    if not is_schedule(options[name])}
+        if len(settings) == len(checks):
+            self.method.check_settings(settings)
+
+    def read(self, group):
+        """Makes the settings of the step to come from the options of a group, if any is another than before."""
+        if unchanged(group.options, group.seen):
+            return group
+        method, options = self.method, group.options
+        rate_only = changed(options, group.seen) == ["lr"] and type(options["lr"]) is float
+        if rate_only:  # as after each step of a scheduler; no state array depends on it
+            settings, lasting = {**group.settings, "lr": method.hyperparameters["lr"]("lr", options["lr"])}, True
+        else:
+            settings, lasting = self.checked(group)
+        method.check_settings(settings)
+        prepare = group.prepare
+        if not rate_only:
+            prepare = (-1.0 if settings.get("maximize") else 1.0, method.coupled_decay(settings))
+        group.later = (prepare, method.coefficients(settings, 2), ()) if method.settles else None
+        group.settings, group.prepare = settings, prepare
+        group.seen = list(options.values()) if lasting else None
+        if not rate_only:
+            slots = tuple(method.slots(settings))
+            if slots != group.slots:
+                group.slots = slots
+                self.regrouped.add(group)
+        return group
+
+    def checked(self, group):
+        """The settings of a group, and whether they last; a value is checked again only if it is another object."""
+        options = group.options
+        if options.get("params") is not group.params:
+            self.plan.look_again()
+        settings, values = {}, {}
+        for name, check in self.method.hyperparameters.items():
+            if name not in options:
+                raise ValueError(f"param_groups[{self.groups.index(group)}] lacks {name!r}")
+            value = options[name]
+            if name in group.values and value is group.known[name]:
+                settings[name] = values[name] = group.values[name]
+                continue
+            settings[name] = check(name, at(value, self.plan.steps))
+            if lasts(value):  # a list or array can change in place without a trace, and is read at every step
+                values[name] = settings[name]
+        group.known, group.values = dict(options), values
+        return settings, len(values) == len(settings)
+
+    # ---- state
+
+    def repoint(self):
+        """Gives parameters of groups whose options changed the slots that they have now, all or none.
+
+        Returns whether some of them begin to count their steps anew.
+        """
+        restarted = False
+        for group in [group for group in self.groups if group in self.regrouped]:
+            restarted |= self.give_states([position for position in group.positions if self.plan.has_state(position)])
+            self.regrouped.discard(group)
+        return restarted
+
+    def give_states(self, positions):
+        """Makes the state arrays that parameters lack, all or none, and shows them to the plan.
+
+        Returns whether a parameter begins to count its steps anew.
+        """
+        plan, made, restarted = self.plan, [], False
+        for position in positions:
+            slots = self.method.slots(self.groups[plan.group(position)].settings)
+            arrays = self.arrays[position]
+            made.append((position, slots, {name: full_like(plan.params[position], value)
+                                           for name, value in slots.items() if name not in arrays}))
+        for position, slots, new in made:
+            arrays = self.arrays[position]
+            if new and not self.method.counts_steps and plan.get_step(position):
+                plan.set_step(position, 0)  # a buffer made now starts from its first gradient
+                restarted = True
+            arrays.update(new)
+            plan.set_state(position, [arrays[name] if name in slots else None for name in self.method.state_slots])
+        return restarted
+
+    def has_state(self, position):
+        return self.plan.get_step(position) > 0 or bool(self.arrays[position])
+
+    def states_changed(self):
+        """Called when other arrays are the state."""
+
+    def reset(self):
+        """Forgets all state and step counts."""
+        for position in range(len(self.plan)):
+            self.plan.drop_state(position)
+            self.arrays[position] = {}
+        self.forget()
+        self.states_changed()
+        self.plan.steps = 0
+        if self.pipeline is not None:
+            self.pipeline.reset()
+
+    def count_from(self, count):
+        """Sets the steps made so far, of every parameter that has a state too."""
+        for position in range(len(self.plan)):
+            if self.has_state(position):
+                self.plan.set_step(position, count)
+        self.plan.steps = count
+
+    def get_states(self):
+        """For each parameter its step count, scalars and state arrays, live; and the steps made."""
+        plan = self.plan
+        return [(plan.get_step(position), plan.get_scalars(position), self.arrays[position])
+                for position in range(len(plan))], plan.steps
+
+    def set_states(self, states, count):
+        """The reverse."""
+        for position, (step, scalars, arrays) in enumerate(states):
+            self.plan.drop_state(position)
+            self.plan.set_step(position, step)
+            self.plan.set_scalars(position, scalars)
+            self.arrays[position] = arrays
+        self.forget()
+        self.plan.steps = count
+        self.states_changed()
+
+    # ---- the step
+
+    def step(self, grads, **options):
+        """Makes a step, with a list of one gradient for each parameter, or (None) with the bound ones.
+
+        `options`: those of `Optimizer.step` that need stages.
+        """
+        if self.pipeline is None and not options:
+            self.plan.during(self.make, grads)  # nobody else, and nothing that this calls, steps or changes it
+        else:
+            self.stages().advance(grads, **options)
+
+    def make(self, grads, then=None):
+        """Makes a step without stages; the plan is taken. `then`: what else it counts, see `Plan.finish`."""
+        plan, groups, coefficients = self.plan, self.groups, self.method.coefficients
+        while True:
+            answers = []
+            for index, step, scalars in plan.begin(grads):
+                group = groups[index]
+                if not unchanged(group.options, group.seen):
+                    self.read(group)
+                if step > 1 and group.later:
+                    answers.append(group.later)
+                elif scalars:
+                    answers.append((group.prepare, *self.with_scalars(group.settings, step, scalars)))
+                else:
+                    answers.append((group.prepare, coefficients(group.settings, step), ()))
+            if not (self.regrouped and self.repoint()):  # else some parameters start their count anew
+                break
+        if plan.unready:
+            self.give_states(plan.missing())
+        plan.run(answers, self._num_threads, then)
+
+    def begin(self, grads):
+        """Begins a step with stages: its cohorts as (group, step, scalars)."""
+        while True:
+            cohorts = [(self.read(self.groups[index]), step, scalars)
+                       for index, step, scalars in self.plan.begin(grads)]
+            if not (self.regrouped and self.repoint()):
+                return cohorts
+
+    def with_scalars(self, settings, step, scalars):
+        """The coefficients of a step, and the scalars after it, of a method that has some."""
+        method = self.method
+        if step == 1:
+            scalars = method.scalars(settings)
+        elif self.rate_now and method.rate_ahead:
+            scalars = method.advance(settings, step - 1, scalars)
+        return method.coefficients(settings, step, scalars), method.advance(settings, step, scalars)
+
+    def sparse_rows(self, position, gradient):
+        """Checks a sparse gradient against the options, and returns the one to step with."""
+        plan, method = self.plan, self.method
+        index = plan.group(position)
+        options = self.groups[index].options
+        if method.decays and at(options["weight_decay"], plan.steps):
+            raise ValueError(f"group {index} has weight_decay, which is not possible with sparse gradients")
+        slot = method.carried(options, plan.steps)
+        if slot is None:
+            return gradient
+        # the rows that were touched are all that have a buffer, as in torch
+        steps, buffer = plan.get_step(position), self.arrays[position].get(slot)
+        known, touched = self.touched.get(position, (None, ()))
+        if known != steps or plan.exposed(position):  # a dense step, a loaded state, or somebody may have written to it
+            touched = () if buffer is None else np.flatnonzero(buffer.any(axis=tuple(range(1, buffer.ndim))))
+        touched = np.union1d(touched, gradient.indices).astype(np.int64, copy=False)
+        plan.note(self.touched, {position: (steps + 1, touched)})
+        return gradient.over(touched)
+
+    # ---- stages beside the rule
+
+    def stages(self):
+        """The pipeline; made now if there is none."""
+        if self.pipeline is None:
+            from .stages import Stages
+
+            self.plan.during(self.set_stages, Stages())
+        return self.pipeline
+
+    def set_stages(self, stages):
+        """Sets the stages; the plan is taken."""
+        self.pipeline = self.pipelines()(self, stages, self.pipeline)
+
+    def pipelines(self):
+        """The class of this method's stages."""
+        if self.method.rule is None:
+            from .whole_stages import WholePipeline
+
+            return WholePipeline
+        from .stages import Pipeline
+
+        return Pipeline
+
+    def adopt_stages(self, stages):
+        """Takes what `match_stages` made of a checkpoint."""
+        if stages is not None:
+            self.pipeline, state = stages
+            self.pipeline.set_state(*state)
+
+    def restore_stages(self, saved):
+        """Takes the stages of a pickle."""
+        self.pipeline = self.pipelines().restored(self, saved)
+
+    def accumulate(self, grads, weight):
+        """Adds the gradients of a micro-batch, in the form of `step`, to those of the next step."""
+        self.plan.during(self.stages().accumulate, grads, weight)
+
+
+class Front:
+    """What has an engine, `_engine`, for its user."""
+
+    _engine: Engine
+
+    @property
+    def _plan(self):
+        return self._engine.plan
+
+    @property
+    def num_threads(self) -> int | None:
+        """How many threads a step or an update may use; None (the default) is `fastopt.get_num_threads()`."""
+        return self._engine.num_threads
+
+    @num_threads.setter
+    def num_threads(self, n: int | None) -> None:
+        self._engine.num_threads = n
