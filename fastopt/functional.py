@@ -11,6 +11,9 @@ All are called alike, with one array or a list of arrays for each of params, gra
 >>> functional.adam(w, np.array([1.0, -3.0]), m, v, step=1, lr=0.1)
 >>> w.round(6)
 array([0.9, 2.1])
+
+What was checked of arrays is kept, so that a call with the same ones costs about what the step of an optimizer does;
+the arrays themselves are not.
 """
 
 import inspect
@@ -20,11 +23,12 @@ from itertools import chain
 import numpy as np
 
 from . import optimizers
-from .kernels import threads
 from .kernels.arrays import as_array
 from .kernels.checks import check_overlap
-from .kernels.plan import Plan
+from .kernels.watched import same
 from .optimizers.base import Optimizer
+from .optimizers.engine import Engine
+from .optimizers.settings import lasts
 
 DOCUMENTATION = """Makes step number `step` of {name}: updates `params` and the state in place.
 
@@ -41,33 +45,39 @@ DOCUMENTATION = """Makes step number `step` of {name}: updates `params` and the 
         TypeError, ValueError: an argument is not as said above; nothing was changed.
     """
 
+MOST = 16_384  # parameters of which one function keeps what it found: some 8 MB. A call counts
+CALL = 16  # as so many more
 
-def door(method):
-    """The function of one method."""
-    own = inspect.signature(method.__init__).parameters
-    defaults = {name: own[name].default for name in method.hyperparameters if name in own} | method.fixed
-    plurals = [plural(slot, defaults) for slot in method.state_slots]
-    numbers = [plural(slot, defaults) for slot in method.scalar_slots]
-    checks = method.hyperparameters
-    plain = {name: check(name, defaults[name]) for name, check in checks.items()}
 
-    def function(params, grads, *states, step, num_threads=None, **given):
-        named = {name: given.pop(name) for name in plurals + numbers if name in given}
-        unknown = [name for name in given if name not in defaults or name in method.fixed]
-        if unknown:
-            raise TypeError(f"{method.__name__.lower()}() has no argument {unknown[0]!r}; it has {signature}")
-        if len(states) > len(plurals + numbers) or any(name in named for name in (plurals + numbers)[: len(states)]):
-            raise TypeError(f"{method.__name__.lower()}() takes its state as {', '.join(plurals + numbers)}, each once")
-        columns = dict(zip(plurals + numbers, states, strict=False)) | named
-        settings = plain | {name: checks[name](name, value) for name, value in given.items()}
-        method.check_settings(settings)
+class Calls:
+    """The calls of one function: their checks, and the engines of the last ones.
+
+    An engine knows where and what its arrays were, but does not hold them. Whoever steps with it takes it out of
+    `known`, so that other threads, and functions that a step calls, do not find it.
+    """
+
+    def __init__(self, method):
+        own = inspect.signature(method.__init__).parameters
+        self.method, self.name = method, method.__name__.lower()
+        self.defaults = {name: own[name].default for name in method.hyperparameters if name in own} | method.fixed
+        self.plurals = [plural(slot, self.defaults) for slot in method.state_slots]
+        self.numbers = [plural(slot, self.defaults) for slot in method.scalar_slots]
+        self.plain = {name: check(name, self.defaults[name]) for name, check in method.hyperparameters.items()}
+        self.known: dict[int, Engine] = {}  # id of the first parameter -> engine, the last used at the end
+        self.count = 0  # at least as much as is in it
+
+    def begin(self, params, states, step, num_threads, given):
+        """An engine for this call, after all checks but those of the gradients."""
+        method, plurals = self.method, self.plurals
+        columns = self.columns(states, given)
+        given = self.options(given)
+        settings = self.settings(given)
         if isinstance(step, bool) or not isinstance(step, (int, np.integer)) or step < 1:
             raise ValueError(f"step must be an integer of at least 1, got {step!r}")
-        if num_threads is not None:
-            num_threads = threads.check(num_threads, "num_threads")
+        engine = Engine(method)
+        engine.num_threads = num_threads
         needed = method.slots(settings)
         params = listed(params, "params")
-        grads = listed(grads, "grads")
         if not params:
             raise ValueError("params is empty")
         rows = []
@@ -76,47 +86,131 @@ def door(method):
             if slot not in needed:
                 rows.append([None] * len(params))
             elif column is None:
-                raise TypeError(f"{method.__name__.lower()}() needs {plural} with these options")
+                raise TypeError(f"{self.name}() needs {plural} with these options")
             else:
-                column = listed(column, plural)
-                if len(column) != len(params):
-                    raise ValueError(f"{plural} must have {len(params)} arrays, as params, got {len(column)}")
-                rows.append(arrays(column, plural))
+                rows.append(arrays(self.column(column, plural, len(params)), plural))
         params = arrays(params, "params")
-        scalars = []
-        for name in numbers:
-            column = listed(columns.get(name), name)
-            if len(column) != len(params):
-                raise ValueError(f"{name} must have {len(params)} arrays, as params, got {len(column)}")
-            scalars.append([check_number(array, f"{name}[{i}]") for i, array in enumerate(column)])
-        plan = Plan(method.rule, scalars=len(numbers))
-        if not (needed and settings.get("momentum")) and not settings.get("weight_decay"):
-            plan.accept(method.sparse)
-        plan.extend(params, [None] * len(params), 0)
+        plan = engine.plan
+        engine.add_given(params, [None] * len(params))
         held = {"params": params}
         held |= {plural: row for plural, row in zip(plurals, rows, strict=True) if row[0] is not None}
         check_overlap(list(chain(*held.values())), lambda i: f"{list(held)[i // len(params)]}[{i % len(params)}]")
         for i, row in enumerate(zip(*rows, strict=True)):
             plan.set_state(i, row)
             plan.set_step(i, step - 1)
-            plan.set_scalars(i, tuple(float(column[i]) for column in scalars))
-        prepare = -1.0 if settings["maximize"] else 1.0, method.coupled_decay(settings)
-        answers = []
-        for _, number, before in plan.begin(grads):
-            if numbers:
-                before = method.scalars(settings) if number == 1 else before
-                answers.append((prepare, method.coefficients(settings, number, before),
-                                method.advance(settings, number, before)))
-            else:
-                answers.append((prepare, method.coefficients(settings, number), before))
-        plan.run(answers, num_threads)
-        for i in range(len(params)):
-            for column, value in zip(scalars, plan.get_scalars(i), strict=True):
-                column[i][...] = value
+        engine.groups[0].slots = tuple(needed)
+        self.settle(engine, settings, given)
+        return engine
+
+    def columns(self, states, given):
+        """The arguments that are state, by name."""
+        names = self.plurals + self.numbers
+        named = {name: given[name] for name in names if name in given}
+        unknown = [name for name in given if name not in named
+                   and (name not in self.defaults or name in self.method.fixed)]
+        if unknown:
+            raise TypeError(f"{self.name}() has no argument {unknown[0]!r}; it has {self.signature}")
+        if len(states) > len(names) or any(name in named for name in names[: len(states)]):
+            raise TypeError(f"{self.name}() takes its state as {', '.join(names)}, each once")
+        return dict(zip(names, states, strict=False)) | named
+
+    def column(self, column, name, count):
+        """A list with an array for each parameter."""
+        column = listed(column, name)
+        if len(column) != count:
+            raise ValueError(f"{name} must have {count} arrays, as params, got {len(column)}")
+        return column
+
+    def settings(self, given):
+        """Checked hyperparameters."""
+        checks = self.method.hyperparameters
+        settings = self.plain | {name: checks[name](name, value) for name, value in given.items()}
+        self.method.check_settings(settings)
+        return settings
+
+    def options(self, given):
+        """The arguments that are hyperparameters."""
+        return {name: value for name, value in given.items() if name in self.defaults}
+
+    def settle(self, engine, settings, given):
+        """Gives an engine its settings."""
+        group = engine.groups[0]
+        group.settings = settings
+        group.prepare = -1.0 if settings["maximize"] else 1.0, self.method.coupled_decay(settings)
+        moves_on = group.slots and settings.get("momentum")
+        engine.plan.accept("no" if moves_on or settings.get("weight_decay") else self.method.sparse)
+        group.known = given if all(map(lasts, given.values())) else None
+
+    def resume(self, engine, params, states, step, num_threads, given):
+        """Lets an engine go on with these arguments; False: it was made for others, or something is wrong."""
+        group = engine.groups[0]
+        if group.known is None or not same(given, group.known):
+            columns = self.columns(states, given)
+            states = tuple(map(columns.get, self.plurals))
+            given = self.options(given)
+            if group.known is None or not same(given, group.known):
+                settings = self.settings(given)
+                if tuple(self.method.slots(settings)) != group.slots:
+                    return False
+                self.settle(engine, settings, given)
+        if type(step) is not int or step < 1:
+            return False
+        if num_threads is not engine._num_threads:
+            engine.num_threads = num_threads
+        return engine.plan.take_up(params, states, step - 1)
+
+    def take_numbers(self, engine, states, given):
+        """The numbers of the state, by slot, which the engine goes on from."""
+        columns, plan = self.columns(states, given), engine.plan
+        found = [[check_number(array, f"{name}[{i}]")
+                  for i, array in enumerate(self.column(columns.get(name), name, len(plan)))] for name in self.numbers]
+        for i in range(len(plan)):
+            plan.set_scalars(i, tuple(float(column[i]) for column in found))
+        return found
+
+    def keep(self, first, engine):
+        """Keeps an engine for the next call with this first parameter."""
+        known = self.known
+        known[id(first)] = engine
+        self.count += len(engine.plan) + CALL
+        if self.count > MOST:
+            left = known.copy()
+            self.count = sum(len(other.plan) + CALL for other in left.values())
+            for key, other in left.items():
+                if self.count <= MOST // 2 or other is engine:
+                    break
+                known.pop(key, None)
+                self.count -= len(other.plan) + CALL
+
+
+def door(method):
+    """The function of one method."""
+    calls = CALLS[method.__name__.lower()] = Calls(method)
+    known, resume, numbers = calls.known, calls.resume, calls.numbers
+    plurals, defaults = calls.plurals, calls.defaults
+
+    def function(params, grads, *states, step, num_threads=None, **given):
+        first = params[0] if isinstance(params, (list, tuple)) and params else params
+        engine = known.pop(id(first), None)
+        new = engine is None or not resume(engine, params, states, step, num_threads, given)
+        if new:
+            engine = calls.begin(params, states, step, num_threads, given)
+        if type(grads) is not list:
+            grads = listed(grads, "grads")
+        columns = calls.take_numbers(engine, states, given) if numbers else ()
+        engine.plan.during(engine.make, grads)
+        for k, column in enumerate(columns):
+            for i, number in enumerate(column):
+                number[...] = engine.plan.get_scalars(i)[k]
+        engine.plan.let_go()
+        if new:
+            calls.keep(first, engine)
+        else:
+            known[id(first)] = engine
 
     positional, keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
-    always = method.slots({name: defaults[name] for name in checks})
-    signature = inspect.Signature(
+    always = method.slots({name: defaults[name] for name in method.hyperparameters})
+    calls.signature = inspect.Signature(
         [inspect.Parameter("params", positional), inspect.Parameter("grads", positional)]
         + [inspect.Parameter(plural, positional, default=inspect.Parameter.empty if slot in always else None)
            for slot, plural in zip(method.state_slots, plurals, strict=True)]
@@ -126,9 +220,9 @@ def door(method):
            for name, value in defaults.items() if name not in method.fixed]
         + [inspect.Parameter("num_threads", keyword, default=None)]
     )
-    function.__name__ = function.__qualname__ = method.__name__.lower()
+    function.__name__ = function.__qualname__ = calls.name
     function.__module__ = __name__
-    function.__signature__ = signature  # type: ignore[attr-defined]
+    function.__signature__ = calls.signature  # type: ignore[attr-defined]
     function.__doc__ = DOCUMENTATION.format(
         name=method.__name__,
         slots=", ".join(plurals + numbers),
@@ -167,6 +261,7 @@ def __getattr__(name: str) -> Callable[..., None]:
     raise AttributeError(f"fastopt.functional has no {name!r}; it has {', '.join(__all__)}")
 
 
+CALLS: dict[str, Calls] = {}
 DOORS = {
     name.lower(): door(method)
     for name, method in vars(optimizers).items()

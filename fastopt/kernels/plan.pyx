@@ -37,6 +37,7 @@ include "sums.pxi"
 
 cdef extern from *:
     PyObject *PyList_GET_ITEM(list items, Py_ssize_t i) noexcept  # borrowed; Cython's own takes a reference
+    PyObject **list_items "PySequence_Fast_ITEMS"(list items) noexcept
     Py_ssize_t Py_REFCNT(PyObject *o) noexcept
     int PyDict_Update(dict target, dict values) except -1  # of keys that are str: no Python code runs
 
@@ -93,6 +94,7 @@ cdef class Plan(Hold):
     cdef readonly list params
     cdef readonly list names
     cdef list states               # per item: a list of arrays or None
+    cdef list columns              # or of arrays that are only lent: per slot
     cdef readonly list bound_gradients
     cdef list given                # the gradients of this step
     cdef list spans                # (address, bytes, position) of the parameters, ascending
@@ -311,6 +313,7 @@ cdef class Plan(Hold):
         cdef Py_ssize_t i
         found = [(i, array, "the state") for i in range(self.walk.count) if self.states[i] is not None
                  for array in self.states[i] if array is not None]
+        found += [(i, array, "the state") for column in self.columns or () for i, array in enumerate(column)]
         found += [(i, array, "the state") for i, array in self.guarded]
         for name, arrays, _, _ in self.followers or ():
             if arrays is not None:
@@ -474,6 +477,58 @@ cdef class Plan(Hold):
             raise IndexError(f"parameter index {i} or number of scalars out of range")
         for k in range(self.scalars):
             self.walk.items[i].scalar[k] = scalars[k]
+
+    # ---- arrays that are only lent
+
+    def let_go(self):
+        """Forgets the arrays of parameters and state, but not where and what they were: see take_up()."""
+        if self.columns is None:
+            self.states = [None] * self.walk.count
+        self.params = self.columns = None
+
+    def take_up(self, params, tuple columns not None, long long step):
+        """Goes on with arrays that are where and what those were that were let go, after `step` steps of each.
+
+        `params`, and the entry of each state slot in `columns`, is one array or a list or tuple of them. Returns
+        whether they are; if not, nothing was changed. What was checked holds then: it is of memory, not of objects.
+        """
+        cdef Py_ssize_t i, k, given = len(columns)
+        cdef list held = []
+        cdef list arrays = self.those_known(params, -1)
+        if arrays is None:
+            return False
+        for k in range(STATES):
+            if self.walk.items[0].state[k] != NULL:
+                own = self.those_known(columns[k], k) if k < given else None
+                if own is None:
+                    return False
+                held.append(own)
+        self.params, self.columns = arrays, held
+        for i in range(self.walk.count):
+            self.walk.items[i].step = step
+        return True
+
+    cdef list those_known(self, given, int slot):
+        """A list of these arrays, if they are where and what the parameters (slot -1) or their state arrays were."""
+        cdef Py_ssize_t i
+        cdef Item *item = self.walk.items
+        cdef PyObject **array
+        cdef list arrays
+        if type(given) is list:
+            arrays = (<list>given)[:]
+        elif isinstance(given, (list, tuple)):
+            arrays = list(given)
+        else:
+            arrays = [given]
+        if len(arrays) != self.walk.count:
+            return None
+        array = list_items(arrays)
+        for i in range(self.walk.count):
+            if not cnp.PyArray_CheckExact(<object>array[i]) or not UNMOVED & fastopt_look(
+                    array[i], NULL, item.param if slot < 0 else item.state[slot], item.header):
+                return None
+            item += 1
+        return arrays
 
     # ---- gradients
 

@@ -75,6 +75,22 @@ def unchanged(dict group not None, list values):
     return True
 
 
+def same(dict one not None, dict other not None):
+    """Whether two dicts have, in order, the very same keys and values."""
+    cdef Py_ssize_t at = 0, where = 0
+    cdef PyObject *key
+    cdef PyObject *value
+    cdef PyObject *other_key
+    cdef PyObject *other_value
+    if len(one) != len(other):
+        return False
+    while PyDict_Next(one, &at, &key, &value):
+        PyDict_Next(other, &where, &other_key, &other_value)
+        if key != other_key or value != other_value:
+            return False
+    return True
+
+
 def changed(dict group not None, list values):
     """The keys of `group` whose values are not, in order, the very objects in `values`; None for None or other keys."""
     cdef Py_ssize_t at = 0, i = 0
