@@ -8,6 +8,7 @@ Environment variables read at build time:
 
 import os
 import platform
+import runpy
 import shlex
 import tempfile
 from pathlib import Path
@@ -81,9 +82,11 @@ class BuildExt(build_ext):
         return True
 
 
-tables = ["kernels/tables.pxd", "kernels/walk.pxd", "kernels/clean.pxi", "kernels/sums.pxi"]
+runpy.run_path(str(Path(__file__).parent / "fastopt" / "kernels" / "loops.py"), run_name="__main__")
+tables = ["kernels/tables.pxd", "kernels/rules.pxd", "kernels/walk.pxd", "kernels/clean.pxi", "kernels/sums.pxi"]
 owned = ["kernels/memory.pxd", "kernels/written.pxd"]
-rules = ["kernels/clean.pxi", "kernels/rules.pxi", "kernels/stages.pxi", "kernels/factored.pxi"]
+rules = [f"kernels/{name}" for name in (
+    "clean.pxi", "elements.pxi", "rules.pxi", "rules.pxd", "loops.pxi", "stages.pxi", "factored.pxi")]
 extensions = [extension(f"kernels.level_{level}", RULES + flags, rules) for level, flags in LEVELS.items()]
 extensions.append(extension("kernels.cpu", ["-O2"]))
 extensions.append(extension("kernels.hold", ["-O2"], ["kernels/hold.pxd"]))
@@ -92,14 +95,15 @@ extensions.append(extension("kernels.written", ["-O2"], owned))
 extensions.append(extension("kernels.watched", ["-O2"], ["kernels/watched.pxd"]))
 extensions.append(extension("kernels.checks", ["-O2"], ["kernels/checks.pxd"]))
 extensions.append(extension("kernels.walk", ["-O3", "-ffp-contract=off"], [*tables, "kernels/flush.pxi"]))
+extensions.append(extension("kernels.rules", ["-O2"], ["kernels/rules.pxd", "kernels/named.pxi"]))
 extensions.append(extension("kernels.plan", ["-O3", "-ffp-contract=off"], [
     *tables, *owned, "kernels/hold.pxd", "kernels/headers.pxd", "kernels/watched.pxd", "kernels/checks.pxd"]))
 extensions.append(extension("kernels.checksum", ["-O2"]))
 extensions.append(extension("kernels.rows", ["-O3", "-ffp-contract=off"]))
 extensions.append(extension("kernels.norms", ["-O2", "-ffp-contract=off"], ["kernels/sums.pxi"]))
 extensions.append(extension("kernels.factored", ["-O2"], ["kernels/flush.pxi"]))
-extensions.append(extension("api", ["-O2"], ["api.pxd"]))
-parallel = extension("kernels.parallel", ["-O3", "-fopenmp"], tables[:2])
+extensions.append(extension("api", ["-O2"], ["api.pxd", "api_rules.pxi", "kernels/rules.pxd"]))
+parallel = extension("kernels.parallel", ["-O3", "-fopenmp"], tables[:3])
 parallel.extra_link_args = [] if platform.system() == "Windows" else ["-fopenmp"]
 extensions.append(parallel)
 

@@ -1,42 +1,40 @@
+# cython: cdivision=True
 """The rules for Cython and C callers: see api.pxd and include/fastopt.h."""
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.string cimport strcmp
 
-from .kernels import simd
+from .kernels.rules cimport FORMS, KINDS, UPDATE
+
+from .kernels import rules, simd
 
 cdef enum:
     ROOM = 64
 
-cdef struct Entry:
-    const char *name
-    fastopt_rule rule[2]
-
-cdef Entry entries[ROOM]
+cdef const char *names[ROOM]
 cdef int count = 0
+cdef void **loops = <void**>PyCapsule_GetPointer(simd.table(simd.level()).RULES, "fastopt.rule")
 
-cdef list kept = []  # the strings that `entries` points to
+cdef list kept = []  # the strings that `names` points to
 
 
-cdef enter(bytes name, rules):
+cdef enter(bytes name):
     global count
     kept.append(name)
-    entries[count].name = name
-    entries[count].rule[0] = <fastopt_rule>PyCapsule_GetPointer(rules[0], "fastopt.rule")
-    entries[count].rule[1] = <fastopt_rule>PyCapsule_GetPointer(rules[1], "fastopt.rule")
+    names[count] = name
     count += 1
 
 
-for _name, _rules in simd.table(simd.level()).RULES.items():
+for _rule in rules.TABLE:
     if count < ROOM:
-        enter(_name.encode(), _rules)
+        enter(_rule.encode())
 
 
-cdef fastopt_rule find_rule(const char *name, int itemsize) noexcept nogil:
+cdef fastopt_rule find_rule(const char *name, int itemsize, int forms) noexcept nogil:
     cdef int i
-    if itemsize != 4 and itemsize != 8:
+    if (itemsize != 4 and itemsize != 8) or not 0 <= forms < FORMS * UPDATE:
         return NULL
     for i in range(count):
-        if strcmp(entries[i].name, name) == 0:
-            return entries[i].rule[itemsize == 8]
+        if strcmp(names[i], name) == 0:
+            return <fastopt_rule>loops[((i * 2 + (itemsize == 8)) * FORMS + forms // UPDATE) * KINDS + forms % UPDATE]
     return NULL

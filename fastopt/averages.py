@@ -27,6 +27,7 @@ import numpy as np
 
 from .checks import closed_fraction, flag, fraction, one_of, positive, whole
 from .interrupts import uninterrupted
+from .kernels import rules
 from .kernels.arrays import owned
 from .kernels.hold import Ensured, exclusive
 from .optimizers.base import Optimizer, Params, Rate
@@ -54,7 +55,7 @@ class Averaging(Method):
 
     @staticmethod
     def coefficients(settings, step):
-        """The settings: what `Average.coefficients` gave."""
+        """The settings: what `Average._rule` gave."""
         return settings
 
 
@@ -112,6 +113,11 @@ class Average(Front):
         weight = self.weight(count)
         return weight, 1.0 - weight
 
+    def _rule(self, count):
+        """The same with the form of the rule: where w is near 1, or 1, it rounds otherwise."""
+        w, rest = self.coefficients(count)
+        return rules.average(first=rest == 0.0, light=w < rest, w=w, rest=rest)
+
     def _settings(self):
         """The arguments, to print."""
         return {}
@@ -127,21 +133,21 @@ class Average(Front):
         """
         self._check_not_swapped("update()")
         count = self._n_averaged + 1
-        self._engine.plan.during(self._take, self.coefficients(count), [(vars(self), {"_n_averaged": count})])
+        self._engine.plan.during(self._take, self._rule(count), [(vars(self), {"_n_averaged": count})])
 
-    def _take(self, coefficients, then):
+    def _take(self, rule, then):
         """Makes an update; `then` is what it counts. The plan is taken."""
         source = self._source._engine.plan
         try:
             source.check_watched()
-            self._take_from(source.params, coefficients, then)
+            self._take_from(source.params, rule, then)
         except (TypeError, ValueError):
             self._check_parameters()
             raise
 
-    def _take_from(self, params, coefficients, then=None):
+    def _take_from(self, params, rule, then=None):
         engine = self._engine
-        engine.groups[0].settings = coefficients
+        engine.groups[0].settings = rule
         engine.make(params, then)
 
     @property

@@ -50,10 +50,10 @@ def show_config() -> None:
 
 
 def get_include() -> str:
-    """The folder of `fastopt.h`, for C and C++ extensions that call the rules.
+    """The folder of `fastopt.h` and of what it includes, for C and C++ extensions that call the rules.
 
     >>> import os, fastopt
-    >>> os.listdir(fastopt.get_include())
-    ['fastopt.h']
+    >>> sorted(os.listdir(fastopt.get_include()))
+    ['fastopt.h', 'fastopt_rules.h']
     """
     return os.path.join(os.path.dirname(__file__), "include")

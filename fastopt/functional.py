@@ -136,7 +136,7 @@ class Calls:
         """Gives an engine its settings."""
         group = engine.groups[0]
         group.settings = settings
-        group.prepare = -1.0 if settings["maximize"] else 1.0, self.method.coupled_decay(settings)
+        group.prepare = self.method.prepared(settings)
         moves_on = group.slots and settings.get("momentum")
         engine.plan.accept("no" if moves_on or settings.get("weight_decay") else self.method.sparse)
         group.known = given if all(map(lasts, given.values())) else None

@@ -13,8 +13,8 @@ import fastopt
 from fastopt import averages, reference, schedules
 from fastopt.averages import EMA, SWA
 from fastopt.bench import averages as bench
-from fastopt.kernels import simd, threads
-from fastopt.kernels.plan import Plan
+from fastopt.kernels import rules, simd, threads
+from fastopt.kernels.plan import AS_IT_IS, Plan
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -59,7 +59,8 @@ def ran(average, param, weight, level=None, num_threads=None):
     plan = Plan("average", level)
     plan.extend(average, [None] * len(average), 0)
     plan.begin(param)
-    plan.run([((1.0, 0.0), (weight, 1.0 - weight), ())], num_threads)
+    rule = rules.average(first=weight == 1.0, light=weight < 0.5, w=weight, rest=1.0 - weight)
+    plan.run([(AS_IT_IS, rule, ())], num_threads)
     return b"".join(as_bytes(average))
 
 

@@ -26,8 +26,8 @@ from common import (
 import fastopt
 from fastopt import SGD, Adam, AdamW
 from fastopt.averages import EMA, SWA
-from fastopt.kernels import simd, threads
-from fastopt.kernels.plan import Plan
+from fastopt.kernels import rules, simd, threads
+from fastopt.kernels.plan import AS_IT_IS, Plan
 from fastopt.stages import Adaptive, GlobalNorm, NonFiniteGradient, ParameterNorm, Value, layer_decay
 
 SHAPES = ((5, 3), (), (0,), (17,), (2, 3, 4), (3, 700), (4, 1))
@@ -1367,7 +1367,7 @@ def test_new_stages_take_no_sums():
         plan.take_sums(param=True)
         plan.stage([], on=on)
         plan.begin([np.ones(2)])
-        coefficients = ((1.0, 0.0), (0.0, 0.0, 0.0, 1.0), ())
+        coefficients = (AS_IT_IS, rules.sgd(mu=0.0, tau=0.0, x=0.0, y=1.0), ())
         assert plan.run([(*coefficients, ()) if on else coefficients]) is None
 
 

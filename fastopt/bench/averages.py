@@ -13,8 +13,9 @@ import numpy as np
 
 from ..averages import EMA
 from ..cli import Parser, execute, positive, whole
+from ..kernels import rules
 from ..kernels.arrays import owned
-from ..kernels.plan import Plan
+from ..kernels.plan import AS_IT_IS, Plan
 from .cases import case_named, parse
 from .machine import machine
 from .rivals import IN_PLACE, LIMIT, Rival, tensor, torch
@@ -65,7 +66,7 @@ def limit(averages, params, threads):
 
     def update(_):
         plan.begin(None)
-        plan.run([((1.0, 0.0), (1.0,), ())], threads)
+        plan.run([(AS_IT_IS, rules.traffic(x=1.0), ())], threads)
 
     return update
 

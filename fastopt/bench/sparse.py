@@ -14,9 +14,10 @@ from statistics import median
 import numpy as np
 
 import fastopt
-from fastopt.kernels.plan import Plan
+from fastopt.kernels.plan import AS_IT_IS, Plan
 
 from ..cli import Parser, execute
+from .rivals import same_traffic
 
 ROWS, COLUMNS, TOUCHED, ROUNDS = 1_000_000, 64, 4_096, 30
 # name: options, state arrays
@@ -64,7 +65,7 @@ def of_limit(states):
         if id(rows) not in known:
             known[id(rows)] = fastopt.SparseRows(rows, values, table.shape)
         plan.begin([known[id(rows)]])
-        plan.run([((1.0, 0.0), (1.0,), ())])
+        plan.run([(AS_IT_IS, same_traffic(states), ())])
 
     return step
 

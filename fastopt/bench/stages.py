@@ -33,13 +33,13 @@ from ..averages import EMA, SWA
 from ..cli import Parser, execute, positive, whole
 from ..kernels import threads as threading
 from ..kernels.arrays import owned
-from ..kernels.plan import Plan
+from ..kernels.plan import AS_IT_IS, Plan
 from ..optimizers import AdamW
 from ..stages import Adaptive, ParameterNorm, Value
 from .cases import case_named, parse
 from .cli import figures, table_head
 from .machine import machine
-from .rivals import BOUND, FASTOPT, LIMIT, Rival, tensor, torch
+from .rivals import BOUND, FASTOPT, LIMIT, LIMIT_STATES, Rival, same_traffic, tensor, torch
 from .runner import interleave, spacer, torch_threads
 
 TORCH = "torch"
@@ -130,7 +130,7 @@ def limit(work):
         plan.set_state(i, [*moments.values(), owned(work.params[i], np.float32)])
     plan.stage([], on=True, zero=True)
     plan.bind(work.grads)
-    answers = [((1.0, 0.0), (1.0,), (), ())]
+    answers = [(AS_IT_IS, same_traffic(LIMIT_STATES), (), ())]
 
     def step(_):
         plan.begin(None)

@@ -1,24 +1,25 @@
 /* fastopt for C and C++ extensions: find a rule once, call it without the GIL.
  *
  *     if (fastopt_import() < 0) return NULL;                  // once, with the GIL, sets a Python error
- *     fastopt_rule adam = fastopt_find_rule("adam", sizeof(float));
- *     float coefficients[FASTOPT_COEFFICIENTS] = {b1, 1 - b1, ...};
+ *     fastopt_rule adam = fastopt_find_rule("adam", sizeof(float), FASTOPT_DECAYS);
+ *     float coefficients[FASTOPT_COEFFICIENTS];
+ *     coefficients[FASTOPT_ADAM_B1] = b1, coefficients[FASTOPT_ADAM_U1] = 1 - b1; ...
  *     adam(param, grad, exp_avg, exp_avg_sq, NULL, NULL, n, coefficients);
  *
- * The coefficients of each rule stand in fastopt/api.pxd; the last is the scale of the gradient, 0 for
- * none. The folder of this file is fastopt.get_include().
+ * fastopt_rules.h has the forms and coefficients of each rule; fastopt/api.pxd says what they mean. The folder of this
+ * file is fastopt.get_include().
  */
 #ifndef FASTOPT_H
 #define FASTOPT_H
 
 #include <Python.h>
 
-#define FASTOPT_COEFFICIENTS 12
+#include "fastopt_rules.h"
 
 typedef void (*fastopt_rule)(void *param, void *grad, void *state0, void *state1, void *state2, void *state3,
                              Py_ssize_t n, const void *coefficients);
 
-static fastopt_rule (*fastopt_find_rule)(const char *name, int itemsize) = NULL;
+static fastopt_rule (*fastopt_find_rule)(const char *name, int itemsize, int forms) = NULL;
 
 static int fastopt_import(void) {
   PyObject *module = PyImport_ImportModule("fastopt.api");
@@ -29,7 +30,7 @@ static int fastopt_import(void) {
   Py_XDECREF(table);
   Py_XDECREF(module);
   if (address == NULL) return -1;
-  fastopt_find_rule = (fastopt_rule (*)(const char *, int))address;
+  fastopt_find_rule = (fastopt_rule (*)(const char *, int, int))address;
   return 0;
 }
 

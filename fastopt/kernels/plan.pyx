@@ -22,9 +22,10 @@ from .sparse import SparseRows
 from .checks cimport check_spans, check_state, shares
 from .headers cimport ALIKE, UNMOVED, WRITEABLE, fastopt_header, fastopt_look
 from .hold cimport Hold
+from .rules cimport COEFFICIENTS, DECAY, DECAYS, FORMS, KINDS, SCALE, SCALED, STATES, Coefficients, number_of
 from .memory cimport Memory
 from .tables cimport (
-    BLOCKS, FOLLOWERS, LOOK, MEASURES, SCALARS, SCALE, STATES, STEP, UNITS, Cohort, Follower, Gradient, Item, Scalars,
+    BLOCKS, FOLLOWERS, LOOK, MEASURES, SCALARS, STEP, UNITS, Cohort, Follower, Gradient, Item, Scalars,
     Walk, agreement_t, moved_t, near_t, prepare_t, ratio_t, rule_t, sum_t)
 from .walk cimport combined, float32_bears, set_scale, walk
 from .watched cimport Watched
@@ -48,13 +49,26 @@ cdef enum:
 cdef int fill(Scalars *scalars, tuple values) except -1:
     cdef Py_ssize_t i
     cdef double x
-    if len(values) > SCALE:
-        raise ValueError(f"there are at most {SCALE} coefficients, got {len(values)}")
+    if len(values) > COEFFICIENTS:
+        raise ValueError(f"there are at most {COEFFICIENTS} coefficients, got {len(values)}")
     for i in range(len(values)):
         x = clean64(values[i])
         scalars.f64[i] = x
         scalars.f32[i] = <float>x
     return 0
+
+
+# of a gradient that is neither scaled nor limited, without weight decay: see Plan.run
+AS_IT_IS = (1.0, 0.0, 0.0, 0.0)
+
+
+cdef inline void write(Scalars *scalars, const double *values, Py_ssize_t count) noexcept:
+    cdef Py_ssize_t i
+    cdef double x
+    for i in range(count):
+        x = clean64(values[i])
+        scalars.f64[i] = x
+        scalars.f32[i] = <float>x
 
 
 cdef inline Py_ssize_t blocks(Py_ssize_t size) noexcept nogil:
@@ -99,6 +113,7 @@ cdef class Plan(Hold):
     cdef list given                # the gradients of this step
     cdef list spans                # (address, bytes, position) of the parameters, ascending
     cdef readonly str rule
+    cdef int number                # of the rule
     cdef readonly str level
     cdef bint takes_dense, takes_sparse
     cdef object on_sparse          # see accept(); or None
@@ -125,9 +140,8 @@ cdef class Plan(Hold):
         self.level = level or simd.level()
         threads.get_num_threads()  # a wrong environment variable is told here, before any step
         table = simd.table(self.level)
-        if rule is not None and rule not in table.RULES:
-            raise ValueError(f"rule must be one of {sorted(table.RULES)}, got {rule!r}")
-        self.rule = rule
+        self.rule, self.number = rule, -1 if rule is None else number_of(rule)
+        self.walk.loops = <void**>PyCapsule_GetPointer(table.RULES, "fastopt.rule")
         self.params = []
         self.names = []
         self.states = []
@@ -136,10 +150,6 @@ cdef class Plan(Hold):
         self.watched, self.written = Watched(), Written()
         self.items, self.gradients, self.cohorts, self.sums = Memory(), Memory(), Memory(), Memory()
         self.cleared_memory = Memory()
-        if rule is not None:
-            f32, f64 = table.RULES[rule]
-            self.walk.rule[0] = <rule_t>PyCapsule_GetPointer(f32, "fastopt.rule")
-            self.walk.rule[1] = <rule_t>PyCapsule_GetPointer(f64, "fastopt.rule")
         for k in range(2):
             self.walk.power[k] = <sum_t>PyCapsule_GetPointer(table.SUMS["power"][k], "fastopt.rule")
             self.walk.limited[k] = <sum_t>PyCapsule_GetPointer(table.SUMS["limited"][k], "fastopt.rule")
@@ -802,10 +812,12 @@ cdef class Plan(Hold):
                 if self.walk.gradients[i].width != 0 and not self.walk.items[i].ready]
 
     cdef int answer(self, list coefficients, bint ahead) except -1:
-        """Writes the coefficients of the cohorts down. The rule scales the gradient where nothing else needs it."""
+        """Writes the coefficients of the cohorts down, and chooses the loop of each."""
         cdef Py_ssize_t i, k
+        cdef int kind
         cdef Cohort *cohort
-        cdef double scale
+        cdef double scale, coupled, decay, limit
+        cdef Coefficients rule
         if not self.begun or self.rule is None or len(coefficients) != self.cohort_count:
             raise RuntimeError("run() answers the cohorts of begin()")
         for k in range(self.cohort_count):
@@ -817,29 +829,43 @@ cdef class Plan(Hold):
                 prepare, rule, after = coefficients[k]
             if len(after) != self.scalars:
                 raise ValueError(f"the parameters have {self.scalars} scalars, got {len(after)}")
-            cohort.prepare.f64[3] = cohort.prepare.f32[3] = 0
-            fill(&cohort.prepare, prepare)
-            fill(&cohort.rule, rule)
+            if rule is None or rule.rule != self.number:
+                raise ValueError(f"a step of the rule {self.rule!r} needs its coefficients, got {rule!r}")
+            scale, coupled, decay, limit = prepare
+            write(&cohort.rule, rule.own, rule.count)
             for i in range(self.scalars):
                 cohort.after[i] = after[i]
-            scale = cohort.prepare.f64[0]
+            cohort.prepare.f64[1], cohort.prepare.f64[3] = clean64(coupled), clean64(limit)
+            cohort.prepare.f32[1], cohort.prepare.f32[3] = <float>cohort.prepare.f64[1], <float>cohort.prepare.f64[3]
             set_scale(&cohort.prepare, scale)
             cohort.prepared = scale != 1 or cohort.prepare.f64[1] != 0 or cohort.prepare.f64[3] != 0
-            cohort.rule.f64[SCALE] = cohort.rule.f32[SCALE] = 0
-            if (scale != 1 and float32_bears(scale) and cohort.prepare.f64[1] == 0
-                    and cohort.prepare.f64[3] == 0
+            cohort.rule.f64[DECAY] = clean64(decay)
+            cohort.rule.f32[DECAY] = <float>cohort.rule.f64[DECAY]
+            kind = 0
+            # the rule scales the gradient where nothing else has to be done to it
+            if (scale != 1 and float32_bears(scale) and cohort.prepare.f64[1] == 0 and cohort.prepare.f64[3] == 0
                     and self.walk.units == NULL and not ahead and not self.walk.sees):
+                kind = SCALED
                 cohort.rule.f64[SCALE], cohort.rule.f32[SCALE] = scale, <float>scale
                 cohort.prepare.f64[0] = cohort.prepare.f32[0] = 1
                 cohort.prepared = False
+            self.choose(&cohort.loop[0], 0, rule, kind | (DECAYS if cohort.rule.f32[DECAY] != 0 else 0))
+            self.choose(&cohort.loop[1], 1, rule, kind | (DECAYS if cohort.rule.f64[DECAY] != 0 else 0))
+        return 0
+
+    cdef inline int choose(self, rule_t *loop, int wide, Coefficients rule, int kind) except -1:
+        """The loop of a form of a rule, for float32 or, `wide`, float64."""
+        loop[0] = <rule_t>self.walk.loops[((rule.rule * 2 + wide) * FORMS + rule.form) * KINDS + kind]
+        if loop[0] == NULL:
+            raise ValueError(f"{rule!r} neither scales its gradient nor decays")
         return 0
 
     def run(self, list coefficients not None, num_threads=None, then=None):
         """Makes the step, and counts it before a signal can be delivered.
 
-        `coefficients` has for each cohort: ((scale, coupled decay), rule's coefficients, scalars after the step),
-        and with stages a fourth tuple, the coefficients of those that have a place. `then` is what else the step
-        counts: see finish(). Returns what take_sums() asked for, or None: of each parameter the 2-norms of g, of p and
+        `coefficients` has for each cohort: (scale of the gradient, coupled decay, decoupled decay, limit of an element
+        or 0), the rule's Coefficients, scalars after the step, and with stages a fourth tuple, the coefficients of
+        those that have a place. `then` is what else the step counts: see finish(). Returns what take_sums() asked for, or None: of each parameter the 2-norms of g, of p and
         of the update.
         """
         self.answer(coefficients, False)
@@ -936,7 +962,9 @@ cdef class Plan(Hold):
             follower = &self.walk.follower[k]
             follower.memory = NULL
             for i in range(2):
-                follower.stage[i] = <rule_t>PyCapsule_GetPointer(table[name][i], "fastopt.rule")
+                follower.stage[i] = NULL  # a rule: see follow()
+                if name in table:
+                    follower.stage[i] = <rule_t>PyCapsule_GetPointer(table[name][i], "fastopt.rule")
             if arrays is not None:
                 memory = Memory()
                 follower.memory = <char**>memory.grow(self.walk.count * sizeof(char*))
@@ -949,11 +977,18 @@ cdef class Plan(Hold):
         self.take_sums()
         self.moved()
 
-    def follow(self, Py_ssize_t k, tuple coefficients, bint active=True):
-        """Sets the coefficients of a stage without a place, and whether it runs at all."""
+    def follow(self, Py_ssize_t k, coefficients, bint active=True):
+        """Sets the coefficients of a stage without a place, Coefficients where it is a rule, and whether it runs."""
+        cdef Coefficients rule
         if not 0 <= k < self.walk.followers:
             raise IndexError(f"stage {k} out of range")
-        fill(&self.walk.follower[k].c, coefficients)
+        if type(coefficients) is Coefficients:
+            rule = coefficients
+            self.choose(&self.walk.follower[k].stage[0], 0, rule, 0)
+            self.choose(&self.walk.follower[k].stage[1], 1, rule, 0)
+            write(&self.walk.follower[k].c, rule.own, rule.count)
+        else:
+            fill(&self.walk.follower[k].c, coefficients)
         self.walk.follower[k].active = active
 
     def take_sums(self, *, bint gradient=False, bint param=False, bint update=False):

@@ -341,7 +341,7 @@ MEASURES = {
     "ratio": (capsule(<void*>ratio_sum[f32]), capsule(<void*>ratio_sum[f64])),
 }
 # rule -> its coefficients that are proportional to the learning rate, for those that "ratio" serves
-RATES = {"adam": (4, 8), "radam": (4, 6), "nadam": (4, 5, 8)}
+RATES = {"adam": (4, DECAY), "radam": (4, DECAY), "nadam": (4, 5, DECAY)}
 # rule -> (float32, float64), for those whose update may have another sign than the gradient
 cdef object first_moment = (capsule(<void*>moment[f32]), capsule(<void*>moment[f64]))
 DIRECTIONS = {
@@ -353,7 +353,6 @@ DIRECTIONS = {
     "adamax": first_moment,
 }
 STAGES = {
-    "average": (capsule(<void*>average[f32]), capsule(<void*>average[f64])),
     "cautious": (capsule(<void*>cautious[f32]), capsule(<void*>cautious[f64])),
     "cautious_decay": (capsule(<void*>cautious_decay[f32]), capsule(<void*>cautious_decay[f64])),
     "project": (capsule(<void*>project[f32]), capsule(<void*>project[f64])),

@@ -1,9 +1,8 @@
 # The tables of one step: what the plan fills in and the walk reads. Not for users: see fastopt/api.pxd.
 
+from .rules cimport COEFFICIENTS, STATES
+
 cdef enum:
-    STATES = 4           # state arrays a rule can have
-    COEFFICIENTS = 12    # coefficients a rule can have,
-    SCALE = 11           # of which the last is the scale of the gradient, 0 for none
     SCALARS = 2          # numbers a parameter can have beside its state arrays
     FOLLOWERS = 8        # stages after the rule
     MEASURES = 3         # sums over a block that a walk can take
@@ -57,6 +56,7 @@ cdef struct Cohort:          # the items of one group and variant that are at th
     double scalar[SCALARS]   # of its items before this step
     double after[SCALARS]    # and after it
     bint prepared            # the prepare stage has something to do beside converting
+    rule_t loop[2]           # the loop of its rule, for float32 and float64
     Scalars prepare          # scale, coupled decay, offset, limit (0: neither), exponent of the scale
     Scalars ratio            # k0 and k1 of Plan.look
     Scalars rule
@@ -75,7 +75,7 @@ cdef struct Walk:
     Py_ssize_t count
     Gradient *gradients
     Cohort *cohorts
-    rule_t rule[2]           # float32, float64
+    void **loops             # of every rule of the level: see rules.pxd
     prepare_t prepare[2][2]  # [parameter][gradient]
     Py_ssize_t work          # what the threads share: elements, and a constant for each item
     bint flush               # subnormals to zero

@@ -5,8 +5,9 @@ from libc.float cimport DBL_MAX
 from libc.math cimport INFINITY, fabs, frexp, hypot, ldexp, sqrt
 from libc.string cimport memcpy, memset
 
+from .rules cimport COEFFICIENTS, STATES
 from .tables cimport (
-    BLOCKS, LOOK, MEASURES, SCALE, STATES, STEP, Cohort, Follower, Gradient, Item, Scalars, Walk, prepare_t, rule_t)
+    BLOCKS, LOOK, MEASURES, STEP, Cohort, Follower, Gradient, Item, Scalars, Walk, prepare_t, rule_t)
 
 include "clean.pxi"
 include "flush.pxi"
@@ -31,6 +32,7 @@ cdef extern from *:
     void fastopt_prefetch(const char *row, Py_ssize_t bytes) noexcept nogil
 
 cdef enum:
+    STAGED = 3            # coefficients that stages after the rule can have of a group
     PIECE = 512           # elements of a block that go through several stages: then all arrays stream side by side
     QUARTER = 1024        # of a page: arrays of NumPy and of arrays.aligned begin at 0, 1/8, 3/8, 5/8 or 7/8 of one;
     BETWEEN = 256         # scratch pieces lie between: at one place of two pages, loads wait for stores
@@ -222,12 +224,12 @@ cdef void multiply(Scalars *c, Py_ssize_t i, double factor) noexcept nogil:
 cdef void use_factors(const double *factors, int rates, Scalars *rule, Scalars *follow) noexcept nogil:
     """See Plan.use_factors."""
     cdef Py_ssize_t i
-    for i in range(SCALE):
+    for i in range(COEFFICIENTS):
         if rates >> i & 1:
             multiply(rule, i, factors[0])
-        if i > 0:
-            multiply(follow, i, factors[0])
     multiply(follow, 0, factors[1])
+    for i in range(1, STAGED):
+        multiply(follow, i, factors[0])
 
 
 cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi) noexcept nogil:
@@ -284,7 +286,7 @@ cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi
                 sums[0] = combined(sums[0], w.near[gradient.width == 8](gradient.data + lo * gradient.width, n))
             h = ready(w, item, gradient, cohort, lo, n, scratch)
             c = <const void*>rule_c.f64 if wide else <const void*>rule_c.f32
-            w.rule[wide](p, h, state[0], state[1], state[2], state[3], n, c)
+            cohort.loop[wide](p, h, state[0], state[1], state[2], state[3], n, c)
         for j in range(w.followers):
             follower = &w.follower[j]
             if not follower.active or not (given or follower.always):
@@ -394,7 +396,7 @@ cdef void walk(const Walk *w, int purpose, Py_ssize_t part, Py_ssize_t parts) no
                 sum_units(w, k - 1, begin, end)
             continue
         cohort = &w.cohorts[item.cohort]
-        rule = w.rule[item.width == 8]
+        rule = cohort.loop[item.width == 8]
         c = <const void*>cohort.rule.f64 if item.width == 8 else <const void*>cohort.rule.f32
         prepare = NULL
         prepare_c = NULL

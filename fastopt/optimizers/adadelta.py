@@ -1,6 +1,7 @@
 """Adadelta."""
 
 from ..checks import closed_fraction, flag, nonnegative
+from ..kernels import rules
 from .base import Optimizer, Params, Rate
 
 
@@ -57,4 +58,4 @@ class Adadelta(Optimizer):
     @staticmethod
     def coefficients(settings, step):
         rho = settings["rho"]
-        return rho, 1.0 - rho, settings["eps"], settings["lr"]
+        return rules.adadelta(rho=rho, one_rho=1.0 - rho, eps=settings["eps"], eta=settings["lr"])

@@ -1,6 +1,7 @@
 """Adagrad."""
 
 from ..checks import flag, nonnegative, one_of
+from ..kernels import rules
 from .base import Optimizer, Params, Rate
 
 
@@ -65,5 +66,5 @@ class Adagrad(Optimizer):
     @staticmethod
     def coefficients(settings, step):
         rate = settings["lr"] / (1.0 + (step - 1) * settings["lr_decay"])
-        eps = settings["eps"]
-        return (rate, eps, 0.0) if settings["eps_mode"] == "outside" else (rate, 0.0, eps)
+        outside, inside = (settings["eps"], 0.0) if settings["eps_mode"] == "outside" else (0.0, settings["eps"])
+        return rules.adagrad(eta=rate, eps=outside, eps_in=inside)

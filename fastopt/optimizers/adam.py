@@ -3,6 +3,7 @@
 from math import sqrt
 
 from ..checks import flag, fractions, nonnegative, one_of
+from ..kernels import rules
 from .base import Optimizer, Params, Rate, Rates
 
 
@@ -75,15 +76,16 @@ class Adam(Optimizer):
 
     @staticmethod
     def coefficients(settings, step):
-        lr, eps = settings["lr"], settings["eps"]
-        b1, b2 = settings["betas"]
-        a, root2 = lr / (1.0 - b1**step), sqrt(1.0 - b2**step)
-        decay = lr * settings["weight_decay"] if settings["decoupled_weight_decay"] else 0.0
+        eps, (b1, b2) = settings["eps"], settings["betas"]
+        a, root2 = settings["lr"] / (1.0 - b1**step), sqrt(1.0 - b2**step)
         if settings["eps_mode"] == "outside":
-            return b1, 1.0 - b1, b2, 1.0 - b2, a, 1.0 / root2, eps, 0.0, decay
+            return rules.adam(amsgrad=settings["amsgrad"], b1=b1, u1=1.0 - b1, b2=b2, u2=1.0 - b2, a=a, r=1.0 / root2,
+                              eps=eps, eps_in=0.0)
         if settings["eps_mode"] == "hat":
-            return b1, 1.0 - b1, b2, 1.0 - b2, a * root2, 1.0, eps, 0.0, decay
-        return b1, 1.0 - b1, b2, 1.0 - b2, a, 1.0 / root2, 0.0, eps * root2 * root2, decay
+            return rules.adam(amsgrad=settings["amsgrad"], b1=b1, u1=1.0 - b1, b2=b2, u2=1.0 - b2, a=a * root2, r=1.0,
+                              eps=eps, eps_in=0.0)
+        return rules.adam(amsgrad=settings["amsgrad"], b1=b1, u1=1.0 - b1, b2=b2, u2=1.0 - b2, a=a, r=1.0 / root2,
+                          eps=0.0, eps_in=eps * root2 * root2)
 
 
 class AdamW(Adam):

@@ -1,6 +1,7 @@
 """Adamax."""
 
 from ..checks import flag, fractions, nonnegative
+from ..kernels import rules
 from .base import Optimizer, Params, Rate, Rates
 
 
@@ -56,4 +57,4 @@ class Adamax(Optimizer):
     @staticmethod
     def coefficients(settings, step):
         b1, b2 = settings["betas"]
-        return b1, 1.0 - b1, b2, settings["lr"] / (1.0 - b1**step), settings["eps"]
+        return rules.adamax(b1=b1, u1=1.0 - b1, b2=b2, a=settings["lr"] / (1.0 - b1**step), eps=settings["eps"])

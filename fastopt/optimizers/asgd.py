@@ -1,6 +1,7 @@
 """Averaged stochastic gradient descent."""
 
 from ..checks import flag, nonnegative, number
+from ..kernels import rules
 from .base import Optimizer, Params, Rate, float32
 
 
@@ -77,4 +78,4 @@ class ASGD(Optimizer):
     @staticmethod
     def coefficients(settings, step, scalars):
         eta, mu = scalars
-        return settings["lambd"] * eta, eta, mu, float(mu != 1.0)
+        return rules.asgd(averaging=mu != 1.0, loss=settings["lambd"] * eta, eta=eta, mu=mu)

@@ -5,7 +5,7 @@ from weakref import WeakMethod
 import numpy as np
 
 from ..kernels.arrays import full_like
-from ..kernels.plan import Plan
+from ..kernels.plan import AS_IT_IS, Plan
 from ..kernels.threads import Threaded
 from ..kernels.watched import changed, unchanged
 from .settings import at, is_schedule, lasts
@@ -19,7 +19,7 @@ class Group:
         params: the list of parameters in it, to notice a replacement.
         first, size: where its parameters stand in the plan.
         settings: the hyperparameters, checked, as plain numbers.
-        prepare: what becomes of a gradient before the rule: its sign, and the coupled weight decay.
+        prepare: what becomes of a gradient before the rule, and of the parameter beside it: see `Method.prepared`.
         later: what the plan is answered from step 2 on, where that stays.
         slots: the state arrays that its parameters have.
     """
@@ -90,7 +90,7 @@ class Engine(Threaded):
         """The same, where whoever steps gives the settings of the group anew."""
         self.add(params, names, {})
         group = self.groups[-1]
-        group.prepare, group.seen = (1.0, 0.0), []
+        group.prepare, group.seen = AS_IT_IS, []
 
     def replace(self, position, param, arrays, step):
         """Puts another array in the place of a parameter, with this state."""
@@ -157,8 +157,8 @@ class Engine(Threaded):
             settings, lasting = self.checked(group)
         method.check_settings(settings)
         prepare = group.prepare
-        if not rate_only:
-            prepare = (-1.0 if settings.get("maximize") else 1.0, method.coupled_decay(settings))
+        if not rate_only or prepare[2]:  # the decoupled decay goes with the rate
+            prepare = method.prepared(settings)
         group.later = (prepare, method.coefficients(settings, 2), ()) if method.settles else None
         group.settings, group.prepare = settings, prepare
         group.seen = list(options.values()) if lasting else None

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..kernels.arrays import owned
+from ..kernels.rules import Coefficients
 
 
 class Method:
@@ -56,8 +57,8 @@ class Method:
         return ()
 
     @staticmethod
-    def coefficients(settings, step) -> tuple[float, ...]:
-        """The rule's scalars at this step (the first is 1), in double precision.
+    def coefficients(settings, step) -> Coefficients:
+        """What the rule needs at this step (the first is 1), by name, in double precision: `rules.adam(b1=..., ...)`.
 
         A method with `scalar_slots` gets their values before the step as a third argument.
         """
@@ -72,6 +73,14 @@ class Method:
     def coupled_decay(cls, settings: Mapping[str, Any]) -> float:
         """The weight decay that is added to the gradient."""
         return 0.0 if not cls.decays or cls.decoupled(settings) else settings["weight_decay"]
+
+    @classmethod
+    def prepared(cls, settings: Mapping[str, Any]) -> tuple[float, float, float, float]:
+        """What a gradient is multiplied with, the weight decay that is added to it, the share of the parameter that is
+        taken off beside the update, and the limit of an element, of which there is none."""
+        sign, coupled = -1.0 if settings.get("maximize") else 1.0, cls.coupled_decay(settings)
+        share = settings["lr"] * settings["weight_decay"] if cls.decays and cls.decoupled(settings) else 0.0
+        return sign, coupled, share, 0.0
 
     @staticmethod
     def carried(options: Mapping[str, Any], count: int) -> str | None:

@@ -3,6 +3,7 @@
 from math import sqrt
 
 from ..checks import flag, fractions, nonnegative
+from ..kernels import rules
 from .base import Optimizer, Params, Rate, Rates, float32
 
 
@@ -87,5 +88,5 @@ class NAdam(Optimizer):
         mu, after = cls.momentum(settings, step), cls.momentum(settings, step + 1)
         product, = cls.advance(settings, step, scalars)
         x, y = lr * (1.0 - mu) / (1.0 - product), lr * after / (1.0 - product * after)
-        decay = lr * settings["weight_decay"] if settings["decoupled_weight_decay"] else 0.0
-        return b1, 1.0 - b1, b2, 1.0 - b2, x, y, 1.0 / sqrt(1.0 - b2**step), settings["eps"], decay
+        return rules.nadam(b1=b1, u1=1.0 - b1, b2=b2, u2=1.0 - b2, x=x, y=y, r=1.0 / sqrt(1.0 - b2**step),
+                           eps=settings["eps"])

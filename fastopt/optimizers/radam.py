@@ -3,6 +3,7 @@
 from math import sqrt
 
 from ..checks import flag, fractions, nonnegative
+from ..kernels import rules
 from .base import Optimizer, Params, Rate, Rates
 
 
@@ -73,5 +74,4 @@ class RAdam(Optimizer):
         if adaptive:
             rectified = (length - 4.0) * (length - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * length)
             a *= sqrt(rectified) * sqrt(correct2)
-        decay = lr * settings["weight_decay"] if settings["decoupled_weight_decay"] else 0.0
-        return b1, 1.0 - b1, b2, 1.0 - b2, a, settings["eps"], decay, float(adaptive)
+        return rules.radam(adaptive=adaptive, b1=b1, u1=1.0 - b1, b2=b2, u2=1.0 - b2, a=a, eps=settings["eps"])

@@ -1,6 +1,7 @@
 """RMSprop."""
 
 from ..checks import closed_fraction, flag, nonnegative, one_of
+from ..kernels import rules
 from .base import Optimizer, Params, Rate
 
 
@@ -72,6 +73,7 @@ class RMSprop(Optimizer):
 
     @staticmethod
     def coefficients(settings, step):
-        alpha, eps = settings["alpha"], settings["eps"]
+        alpha, eps, mu = settings["alpha"], settings["eps"], settings["momentum"]
         outside, inside = (eps, 0.0) if settings["eps_mode"] == "outside" else (0.0, eps)
-        return alpha, 1.0 - alpha, settings["lr"], outside, inside, settings["momentum"]
+        return rules.rmsprop(momentum=mu, centered=settings["centered"], alpha=alpha, beta=1.0 - alpha,
+                             eta=settings["lr"], eps=outside, eps_in=inside, mu=mu)

@@ -1,6 +1,7 @@
 """Rprop."""
 
 from ..checks import flag, nonnegative, ordered, shrink_and_grow
+from ..kernels import rules
 from .base import Optimizer, Params, Rate, Rates
 
 
@@ -57,4 +58,6 @@ class Rprop(Optimizer):
 
     @staticmethod
     def coefficients(settings, step):
-        return (*settings["etas"], *settings["step_sizes"], 0.0, 1.0, -1.0)
+        minus, plus = settings["etas"]
+        least, most = settings["step_sizes"]
+        return rules.rprop(minus=minus, plus=plus, least=least, most=most, zero=0.0, one=1.0)

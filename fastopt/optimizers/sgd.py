@@ -1,6 +1,7 @@
 """Stochastic gradient descent."""
 
 from ..checks import flag, nonnegative, number, one_of
+from ..kernels import rules
 from .base import Optimizer, Params, Rate
 from .settings import at
 
@@ -78,10 +79,12 @@ class SGD(Optimizer):
     def coefficients(settings, step):
         lr, mu = settings["lr"], settings["momentum"]
         tau = 1.0 if step == 1 else 1.0 - settings["dampening"]
-        if settings["momentum_mode"] == "classic":
+        if not mu:
+            return rules.sgd(mu=0.0, tau=0.0, x=0.0, y=lr)
+        if settings["momentum_mode"] == "classic":  # the buffer is of steps, not of gradients
             if settings["nesterov"]:
-                return mu, -lr * tau, -mu, lr
-            return (mu, -lr * tau, -1.0, 0.0) if mu else (0.0, 0.0, 0.0, lr)
+                return rules.sgd(momentum=True, nesterov=True, mu=mu, tau=-lr * tau, x=-mu, y=lr)
+            return rules.sgd(momentum=True, mu=mu, tau=-lr * tau, x=-1.0, y=0.0)
         if settings["nesterov"]:
-            return mu, tau, lr * mu, lr
-        return (mu, tau, lr, 0.0) if mu else (0.0, 0.0, 0.0, lr)
+            return rules.sgd(momentum=True, nesterov=True, mu=mu, tau=tau, x=lr * mu, y=lr)
+        return rules.sgd(momentum=True, mu=mu, tau=tau, x=lr, y=0.0)

@@ -3,6 +3,7 @@
 from math import sqrt
 
 from ..checks import flag, fractions, positive
+from ..kernels import rules
 from .base import Optimizer, Params, Rate, Rates
 
 
@@ -58,4 +59,4 @@ class SparseAdam(Optimizer):
     def coefficients(settings, step):
         b1, b2 = settings["betas"]
         a = settings["lr"] * sqrt(1.0 - b2**step) / (1.0 - b1**step)
-        return b1, 1.0 - b1, b2, 1.0 - b2, a, 1.0, settings["eps"], 0.0, 0.0
+        return rules.adam(b1=b1, u1=1.0 - b1, b2=b2, u2=1.0 - b2, a=a, r=1.0, eps=settings["eps"], eps_in=0.0)

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..checks import at_least_one, check_matches, flag, nonnegative, one_of, pair, positive, real, whole
 from ..interrupts import uninterrupted
+from ..kernels import rules
 from ..kernels.arrays import full_like, owned
 from .clipping import Adaptive, Clip, GlobalNorm, Norm, ParameterNorm, Value, as_clip
 from .engine import Engine
@@ -163,7 +164,7 @@ class Accumulation(Method):
 
     @staticmethod
     def coefficients(settings, step):
-        return settings, float(step == 1)
+        return rules.accumulate(first=step == 1, w=settings)
 
 
 class Pipeline:
@@ -532,7 +533,7 @@ class Pipeline:
                 steps, share = stages.lookahead
                 plan.follow(place, (share,), (plan.steps + 1) % steps == 0)
             else:
-                plan.follow(place, average.coefficients(average.n_averaged + 1))
+                plan.follow(place, average._rule(average.n_averaged + 1))
         known = norms if order == 2.0 else None
         if stages.statistics:
             plan.take_sums(gradient=known is None, param=True, update=True)
@@ -579,17 +580,17 @@ class Pipeline:
         engine, stages = self.engine, self.stages
         answers = []
         for (group, step, scalars), variant in zip(cohorts, engine.plan.variants(), strict=True):
-            settings, (sign, decay) = group.settings, group.prepare
+            settings, (sign, coupled, decay, _) = group.settings, group.prepare
             follow = [1.0, 0.0, 0.0]
             if self.adapts:
                 taken = CAUTIOUS_DECAY if stages.cautious_weight_decay else DECAY
                 settings, follow[taken] = self.adapted(settings, variant)
-                decay = engine.method.coupled_decay(settings)
+                sign, coupled, decay, _ = engine.method.prepared(settings)
             if scalars:
                 coefficients, after = engine.with_scalars(settings, step, scalars)
             else:
                 coefficients, after = engine.method.coefficients(settings, step), scalars
-            answers.append(((sign * scale, decay, 0.0, limit), coefficients, after, tuple(follow)))
+            answers.append(((sign * scale, coupled, decay, limit), coefficients, after, tuple(follow)))
         return answers
 
     def adapted(self, settings, variant):

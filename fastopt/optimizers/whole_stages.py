@@ -56,7 +56,7 @@ class WholePipeline(Pipeline):
             for i, param in enumerate(plan.params):
                 before.append(self.room("before", i))
                 before[i][...] = param
-        moves = [(average, average.coefficients(average.n_averaged + 1)) for average in stages.average]
+        moves = [(average, average._rule(average.n_averaged + 1)) for average in stages.average]
         for average, _ in moves:
             average._plan.during(average._plan.begin, plan.params)  # whatever it would refuse, it refuses now
         looks = bool(stages.lookahead) and (engine.steps + 1) % stages.lookahead[0] == 0
@@ -72,8 +72,8 @@ class WholePipeline(Pipeline):
             if stages.bounds:
                 for param in plan.params:
                     np.clip(param, *stages.bounds, out=param)
-            for average, coefficients in moves:
-                average._plan.during(average._take_from, plan.params, coefficients)
+            for average, rule in moves:
+                average._plan.during(average._take_from, plan.params, rule)
             if stages.statistics:
                 norms = np.zeros((len(plan), 3))
                 for i, grad in given:
