@@ -29,6 +29,7 @@ class Method:
         matrices_only: whether it steps nothing but matrices, so that a model needs the hybrid with AdamW.
         closure: whether `step` needs a function that computes the loss anew, and a loss that does so exactly.
         torch_fused: whether torch.optim has a fused CPU kernel for it.
+        sign_only: whether its step depends on the sign of a gradient only, so that the rounding of a zero decides.
     """
 
     optimizer: type[Any]
@@ -37,6 +38,7 @@ class Method:
     variants: tuple[dict, ...]
     matrices_only: bool = False
     torch_fused: bool = False
+    sign_only: bool = False
     closure: bool = False
     rosenbrock: dict = field(default_factory=dict)
     digits: dict = field(default_factory=dict)
@@ -52,6 +54,11 @@ class Method:
     def elementwise(self):
         """Whether a compiled rule steps it from dense gradients, element by element."""
         return self.optimizer.rule is not None and self.optimizer.sparse != "only"
+
+    @property
+    def in_torch(self):
+        """Whether torch.optim has it."""
+        return self.optimizer.in_torch
 
     @property
     def reference(self):
@@ -204,6 +211,7 @@ METHODS = (
     ),
     Method(
         optimizers.Rprop,
+        sign_only=True,
         source="Riedmiller, Braun 1993",
         lr=0.01,
         variants=({}, {"etas": (0.3, 1.5), "step_sizes": (1e-3, 0.05), "maximize": True}),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fastopt.kernels import simd
+from fastopt.optimizers.settings import NOT_TORCHS
 from fastopt.table import METHODS
 
 ELEMENTWISE = [method for method in METHODS if method.elementwise]
@@ -20,6 +21,8 @@ def name_of(value):
 
 every_case = pytest.mark.parametrize(("method", "options"), CASES, ids=name_of)
 every_method = pytest.mark.parametrize("method", ELEMENTWISE, ids=name_of)
+every_method_of_torch = pytest.mark.parametrize("method", [method for method in ELEMENTWISE if method.in_torch],
+                                                ids=name_of)
 both_dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 # around the width of every register, and around the blocks of a step
@@ -28,9 +31,8 @@ SHAPES = ((5, 3), (), (0,), (17,), (2, 3, 4))
 
 
 def torch_knows(method, options):
-    """Whether torch.optim has these options."""
-    own = {"eps_mode", "momentum_mode"}
-    return not own & set(options)
+    """Whether torch.optim has this method and these options."""
+    return method.in_torch and not NOT_TORCHS & set(options)
 
 
 def inputs(steps, dtype="float64", shapes=SHAPES, seed=0, skip=True):

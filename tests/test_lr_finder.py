@@ -207,7 +207,7 @@ MAKERS = {
     **{f"{method.name} {name_of(options)}": (lambda params, method=method, options=options:
                                              method.optimizer(params, **{"lr": method.lr} | options),
                                              method.matrices_only or method.optimizer.sparse == "only")
-       for method in METHODS if method.optimizer is not fastopt.Rprop
+       for method in METHODS if not method.optimizer.rate_free
        for options in (method.variants[0], method.variants[-1])},
     "MuonAdamW": (lambda params: fastopt.MuonAdamW(params), True),
     "scheduled": (lambda params: fastopt.AdamW(params, lr=schedules.cosine_decay_schedule(0.1, 50),

@@ -11,6 +11,7 @@ from common import (
     copies,
     every_case,
     every_method,
+    every_method_of_torch,
     inputs,
     parameters_of,
     reference_steps,
@@ -260,7 +261,7 @@ def test_every_option_is_in_a_variant(method):
     assert set(method.options) - used <= {"lr", "alpha", "betas", "dampening", "eps"}
 
 
-@every_method
+@every_method_of_torch
 def test_defaults_and_order_are_those_of_torch(method):
     torch = pytest.importorskip("torch")
     theirs = parameters_of(getattr(torch.optim, method.name))
@@ -281,8 +282,28 @@ def test_defaults_and_order_are_those_of_torch(method):
 @every_case
 def test_variants_that_torch_does_not_have_are_marked(method, options):
     torch = pytest.importorskip("torch")
-    theirs = parameters_of(getattr(torch.optim, method.name))
-    assert torch_knows(method, options) == all(name in theirs for name in options)
+    theirs = getattr(torch.optim, method.name, None)
+    assert (theirs is not None) == method.in_torch
+    assert torch_knows(method, options) == (method.in_torch and set(options) <= set(parameters_of(theirs)))
+
+
+@every_method
+def test_what_a_method_says_of_its_update_is_so(method):
+    """That it may have another sign than the gradient, and what it divides by."""
+    turned, own = False, {"weight_decay", "lambd", "maximize"}
+    for options in [{name: value for name, value in options.items() if name not in own} for options in method.variants]:
+        rng = np.random.default_rng(0)
+        param = np.zeros(200)
+        optimizer = method.optimizer(param, **options)
+        for step in range(6):
+            before, grad = param.copy(), rng.uniform(0.5, 1.0, 200) * (-0.01 if step == 5 else 1.0)
+            optimizer.step(grad)
+            turned |= bool(np.any((param - before) * grad > 0))
+            if step == 0 and method.optimizer.second_moment:
+                share = optimizer.state[0][method.optimizer.second_moment] / grad**2
+                np.testing.assert_allclose(share, 1.0 - optimizer.param_groups[0]["betas"][1])
+    assert turned == method.optimizer.turns
+    assert method.optimizer.decays == ("weight_decay" in method.options)
 
 
 @every_case

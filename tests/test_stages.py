@@ -89,21 +89,22 @@ STAGES = {
 
 
 def decoupled(method, options):
-    return method.name == "AdamW" or options.get("decoupled_weight_decay", False)
+    return method.optimizer.decoupled(method.options | method.optimizer.fixed | options)
 
 
 def meaningless(method, options, stages):
     """Why a method cannot have these stages: a part of the message; None if it can."""
-    if stages.get("cautious") and method.name in ("Adagrad", "Adadelta", "ASGD", "Rprop"):
+    optimizer = method.optimizer
+    if stages.get("cautious") and not optimizer.turns:
         return "cautious has no meaning"
-    if "lr_scale" in stages and method.name == "Rprop":
+    if "lr_scale" in stages and optimizer.rate_free:
         return "lr_scale has no meaning"
-    if "no_decay" in stages and method.name == "Rprop":
+    if "no_decay" in stages and not optimizer.decays:
         return "no_decay has no meaning"
     for option in ("cautious_weight_decay", "corrected_weight_decay"):
         if option in stages and not decoupled(method, options):
             return f"{option} needs decoupled weight decay"
-    if "clip_update" in stages and method.name not in ("Adam", "AdamW", "RAdam", "NAdam"):
+    if "clip_update" in stages and optimizer.second_moment is None:
         return "clip_update needs a second moment"
     return None
 
@@ -239,8 +240,8 @@ class Twin:
             options["weight_decay"] = 0.0 if apart else weight_decay
         h = -g if options.get("maximize") else g
         h = h if decoupled(self.method, options) else h + weight_decay * q
-        if self.method.name == "AdamW":
-            options.pop("decoupled_weight_decay", None)
+        for name in self.method.optimizer.fixed:
+            options.pop(name, None)
 
         def rule(param, state, lr):
             self.method.reference(param, g, state, self.counts[i], lr=lr, **options)
@@ -306,7 +307,7 @@ def test_agrees_with_the_twin(method, options, name):
                                   and "cautious" not in stages])
 @pytest.mark.parametrize("method", ELEMENTWISE, ids=name_of)
 def test_agrees_with_the_twin_in_float32(method, name):
-    if method.name == "Rprop" and "centralize" in STAGES[name]:
+    if method.sign_only and "centralize" in STAGES[name]:
         pytest.skip("the sign of what is left of equal elements decides")
     if meaningless(method, {}, STAGES[name]) is None:
         against_the_twin(method, {"maximize": True}, name, "float32")
@@ -621,12 +622,12 @@ def test_a_subnormal_gradient_counts_where_it_is_not_flushed(flush):
     np.testing.assert_allclose(param, [-1 - 4 * 1.5, -1, -1, -1] if flush else [-2.5, -1.5, -1.5, -1.5], rtol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["Adam", "AdamW", "RAdam", "NAdam"])
+@pytest.mark.parametrize("method", [method for method in ELEMENTWISE if method.optimizer.second_moment], ids=name_of)
 @pytest.mark.parametrize("size", [3e19, 3e-30])
 def test_the_square_of_a_gradient_may_be_out_of_range_in_clip_update(method, size):
     params = {dtype: np.ones(50, dtype) for dtype in ("float32", "float64")}
     for param in params.values():
-        optimizer = getattr(fastopt, method)(param, lr=0.1)
+        optimizer = method.optimizer(param, lr=0.1)
         optimizer.set_stages(clip_update=0.5)
         for count in range(22):
             optimizer.step(np.full(50, size if count == 20 else 1.0, param.dtype))
@@ -644,13 +645,13 @@ def test_a_scale_near_0_is_not_none(grad_scale, flush, dtype, monkeypatch):
 
 
 @both_dtypes
-@pytest.mark.parametrize("method", ["Adam", "AdamW", "RAdam", "NAdam"])
+@pytest.mark.parametrize("method", [method for method in ELEMENTWISE if method.optimizer.second_moment], ids=name_of)
 @pytest.mark.parametrize("eps", [1e-20, 0.0])
 def test_an_element_without_a_gradient_does_not_matter_to_clip_update(method, eps, dtype):
     gradient = np.array([1, -1, 0], dtype)
     params = np.ones((2, 3), dtype)
     for param, clip_update in zip(params, (None, 1.0), strict=True):
-        optimizer = getattr(fastopt, method)(param, lr=0.1, eps=eps)
+        optimizer = method.optimizer(param, lr=0.1, eps=eps)
         optimizer.set_stages(clip_update=clip_update)
         optimizer.step(gradient)
     assert params[0, :2].tobytes() == params[1, :2].tobytes()

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch_cases
-from common import copies, every_method, inputs, name_of
+from common import copies, every_method_of_torch, inputs, name_of
 
 import fastopt
 
@@ -96,7 +96,7 @@ def test_checkpoints_go_both_ways(method, options, path):
         np.testing.assert_allclose(param, tensor.detach().numpy(), **TOLERANCE[dtype])
 
 
-@every_method
+@every_method_of_torch
 def test_state_dict_has_the_layout_of_torch(method):
     torch = pytest.importorskip("torch")
     options = next((o for m, o in torch_cases.KNOWN if m is method and "momentum" in o), {})
