@@ -183,6 +183,11 @@ def check_environment():
         raise Stop(error) from None
 
 
+def figures(number):
+    """Three significant digits, never in powers of ten; nothing for None."""
+    return "" if number is None else f"{number:.0f}" if number >= 100 else f"{number:.3g}"
+
+
 # ---- what options are checked with
 
 def whole(least, most=None):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import functional, optimizers, reference
-from .cli import Parser, Stop, execute
+from .cli import Parser, Stop, execute, figures
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,8 +267,11 @@ METHODS = (
 )
 
 
+SPEED_CASES = ("100x64", "1x1000000")  # of the elementwise methods, that the README's table has
+
+
 def markdown(speeds):
-    """The README's table of methods; `speeds` is what `fastopt.bench.speeds` wrote for each."""
+    """The README's table of methods; `speeds` are the results of `fastopt bench --speed`."""
     lines = [
         "| optimizer | options (besides `params`) | source | state, bytes | traffic, bytes "
         "| torch's fastest path takes |",
@@ -281,25 +284,31 @@ def markdown(speeds):
         lines.append(
             f"| `{method.name}` | {options} | {method.source} | "
             f"{method.state_note or ' or '.join(map(str, states))} | "
-            f"{method.traffic_note or ' or '.join(map(str, traffic))} | {speeds.get(method.name, '')} |"
+            f"{method.traffic_note or ' or '.join(map(str, traffic))} | {speed(method, speeds)} |"
         )
     return "\n".join(lines)
+
+
+def speed(method, speeds):
+    """How many times fastopt's step torch's takes, in the cases of a method."""
+    return ", ".join(f"{figures(one['best'])} x at {one['case']}" for one in speeds
+                     if one["method"] == method.name and (one["case"] in SPEED_CASES or not method.elementwise))
 
 
 def main(arguments=None):
     description = "Prints the README's table of methods."
     parser = Parser(prog="python -m fastopt.table", description=description)
-    parser.add_argument("file", help="what python -m fastopt.bench.speeds wrote")
+    parser.add_argument("file", help="what fastopt bench --speed --json wrote")
     return execute(parser, report, arguments)
 
 
 def report(args):
     with open(args.file, encoding="utf-8") as file:
         try:
-            speeds = json.load(file)["speeds"]
+            text = markdown(json.load(file)["results"])
         except (ValueError, KeyError, TypeError):
-            raise Stop(f"{args.file} is not a file of python -m fastopt.bench.speeds") from None
-    print(markdown(speeds))
+            raise Stop(f"{args.file} is not a file of fastopt bench --speed") from None
+    print(text)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from test_bits import placed, special
 
 import fastopt
 from fastopt import reference
-from fastopt.bench import adafactor as bench
 from fastopt.kernels import simd, threads
 from fastopt.table import METHODS
 
@@ -432,12 +431,6 @@ def test_hyperparameters_change_between_steps():
         other.param_groups[0]["d"] = 1.0 + step
         other.step(row)
     assert snapshot(optimizer, params) == snapshot(other, twins)
-
-
-def test_the_benchmark_runs(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["bench", "8x8", "5", "--rounds", "2"])
-    assert bench.main() == 0
-    assert "| 8x8 | fastopt step(grads) | " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("method", [fastopt.Adafactor, fastopt.Muon])

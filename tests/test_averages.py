@@ -12,7 +12,6 @@ from common import SIZES, both_dtypes, copies, inputs, placed, special, use_leve
 import fastopt
 from fastopt import averages, reference, schedules
 from fastopt.averages import EMA, SWA
-from fastopt.bench import averages as bench
 from fastopt.kernels import rules, simd, threads
 from fastopt.kernels.plan import AS_IT_IS, Plan
 
@@ -238,29 +237,6 @@ def test_double_precision_follows_where_float32_stands_still():
     assert double.averages[0].dtype == float
     np.testing.assert_allclose(double.averages[0] - 1, 0.5 / (10**7 + 1), rtol=1e-8)
     assert EMA(np.ones(2, "complex64"), dtype="float64").averages[0].dtype == complex
-
-
-# ---- the benchmark
-
-@both_dtypes
-def test_rivals_make_the_update(dtype):
-    case = bench.parse("3x37")
-    entries, held = bench.rivals(case, dtype)
-    for rival, means in zip(entries, held, strict=True):
-        if rival.name == bench.LIMIT:
-            continue
-        for mean in means:
-            mean.fill(1.0)
-        for _ in range(3):
-            rival.step(None)
-        params = [np.random.default_rng(7).standard_normal(37, dtype)]
-        np.testing.assert_allclose(means[0], params[0] + bench.DECAY**3 * (1.0 - params[0]), rtol=1e-6)
-
-
-def test_the_benchmark_prints_its_rivals(capsys):
-    bench.main(["--case", "2x8", "--rounds", "2", "--dtype", "float64"])
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| 2x8")]
-    assert [line.split(" | ")[1] for line in lines][:3] == [bench.FASTOPT, bench.IN_PLACE, bench.LIMIT]
 
 
 # ---- the structures of parameters

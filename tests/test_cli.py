@@ -13,9 +13,8 @@ import pytest
 
 from fastopt import cli, plot_schedule
 from fastopt import schedules as s
-from fastopt.bench import muon
 
-SPEEDS = '{"speeds": {"AdamW": "1 x at 100x64"}}'
+SPEEDS = '{"results": [{"method": "AdamW", "case": "100x64", "best": 1}]}'
 # name: its arguments, so that it ends soon; FILE is where it writes
 COMMANDS = {
     "fastopt demo": "--epochs 1 --hidden 8 8 --output FILE",
@@ -24,27 +23,17 @@ COMMANDS = {
     "fastopt info": "",
     "fastopt": "--help",
     "python -m fastopt.bench": "--case 2x8 --method SGD --rounds 1 --json FILE",
-    "python -m fastopt.bench.adafactor": "8x8 --rounds 1",
-    "python -m fastopt.bench.averages": "--case 2x8 --rounds 1",
-    "python -m fastopt.bench.checkpoint": "--help",
-    "python -m fastopt.bench.errors": "--help",
-    "python -m fastopt.bench.lbfgs": "--elements 9 --history 2 --rounds 1",
-    "python -m fastopt.bench.muon": "--shape 4 4 --rounds 1",
-    "python -m fastopt.bench.schedulers": "--help",
-    "python -m fastopt.bench.sparse": "--help",
-    "python -m fastopt.bench.speeds": "--help",
-    "python -m fastopt.bench.stages": "--case 2x8 --rounds 1 --threads 1",
     "python -m fastopt.schedules.table": "",
     "python -m fastopt.table": "SPEEDS",
 }
 RUNNING = {name: arguments for name, arguments in COMMANDS.items() if arguments != "--help"}
-# without torch, whose import takes longer than all the rest
+# without torch and Numba, whose import takes longer than all the rest
 START = """
 import runpy, sys
 class Finder:
     def find_spec(name, path=None, target=None):
-        if name == "torch":
-            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+        if name in ("numba", "torch"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Finder)
 runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 """
@@ -149,10 +138,9 @@ def test_wrong_environment_variables_are_told(name, variable, value, message, tm
 
 
 def test_wrong_environment_variables_of_the_blas_are_told(tmp_path):
-    code, _, err = run("python -m fastopt.bench.muon", tmp_path,
-                       env={"OPENBLAS_NUM_THREADS": "zz", "OMP_NUM_THREADS": "1"})
+    code, _, err = run("fastopt bench", tmp_path, ["muon"], env={"OPENBLAS_NUM_THREADS": "zz", "OMP_NUM_THREADS": "1"})
     assert code == 1
-    assert err[-1] == "python -m fastopt.bench.muon: OPENBLAS_NUM_THREADS must be an integer of at least 1, got 'zz'"
+    assert err[-1] == "fastopt bench: OPENBLAS_NUM_THREADS must be an integer of at least 1, got 'zz'"
 
 
 def test_the_help_needs_no_environment(tmp_path):
@@ -206,29 +194,28 @@ def test_an_output_on_a_full_disk_is_told(name, tmp_path):
 WRONG = [
     *((name, f"{option} {value}", f"argument {option}: must be a finite number greater than 0, got '{value}'")
       for name, option in (("fastopt bench", "--seconds"), ("python -m fastopt.bench", "--seconds"),
-                           ("python -m fastopt.bench.averages", "--seconds"), ("fastopt demo", "--lr"),
-                           ("python -m fastopt.bench.muon", "--seconds"),
-                           ("python -m fastopt.bench.stages", "--seconds"))
+                           ("fastopt bench", "--gigabytes"), ("fastopt demo", "--lr"))
       for value in ("-1", "0", "nan", "inf", "zz")),
-    *((f"python -m fastopt.bench.{module}", f"{option} {value}", f"argument {option}: must be an integer ")
-      for module, option in (("averages", "--rounds"), ("averages", "--threads"), ("muon", "--rounds"),
-                             ("adafactor", "--rounds"), ("lbfgs", "--rounds"), ("lbfgs", "--elements"),
-                             ("lbfgs", "--history"), ("stages", "--threads"))
-      for value in ("0", "1.5")),
-    *((name, f"--case {case}", "not enough memory: it takes some ")
-      for name in ("fastopt bench", "python -m fastopt.bench.averages", "python -m fastopt.bench.stages")
-      for case in ("1x999999999999999", "999999999999x1", "1x999999999999M")),
-    ("python -m fastopt.bench.adafactor", "99999999x99999999", "not enough memory: it takes some "),
-    ("python -m fastopt.bench.adafactor", "x".join("1" * 65), "must have at most 32 dimensions, got 65"),
-    ("python -m fastopt.bench.adafactor", "8xy", "must be an integer of at least 1, got 'y'"),
-    ("python -m fastopt.bench.muon", "--shape 999999 999999", "not enough memory: it takes some "),
-    ("python -m fastopt.bench.lbfgs", "--elements 999999999999999", "not enough memory: it takes some "),
+    *(("fastopt bench", f"{option} {value}", f"argument {option}: must be an integer ")
+      for option in ("--rounds", "--threads") for value in ("0", "1.5")),
+    *(("fastopt bench", f"{race} --case {case}", "not enough memory: it takes some ")
+      for race in ("", "averages", "whole-step", "stages", "lbfgs")
+      for case in ("1x999999999999999", "1x999999999999M", *(["999999999999x1"] if race != "lbfgs" else []))),
+    ("fastopt bench", "adafactor --case 99999999x99999999", "not enough memory: it takes some "),
+    ("fastopt bench", "adafactor --case " + "x".join("1" * 65), "argument --case: a case has from 1 to 32 dimensions"),
+    ("fastopt bench", "adafactor --case 8xy", "a case is named by its shape, such as 1024x1024, got '8xy'"),
+    ("fastopt bench", "muon --case 999999x999999", "not enough memory: it takes some "),
+    ("fastopt bench", "sparse --case 4096x99999999", "not enough memory: it takes some "),
+    ("fastopt bench", "averages --case 0x8", "argument --case: a case is named <arrays>x<elements>"),
+    ("fastopt bench", "nothing", "argument WHAT: there is no 'nothing'; there are steps, "),
+    ("fastopt bench", "muon --method SGD", "argument --method: muon has no 'SGD'; it has Muon"),
+    ("fastopt bench", "muon --contender zz", "argument --contender: muon has no 'zz'; it has fastopt, "),
+    ("fastopt bench", "sparse --dtype float64", "argument --dtype: sparse is measured in float32"),
+    ("fastopt bench", "checkpoint --gigabytes 1e9", "not enough memory: it takes some "),
+    ("fastopt bench", "checkpoint --gigabytes 0.001 --folder /no/such", "cannot read or write /no/such/"),
     ("fastopt demo", "--hidden 999999 999999", "not enough memory: it takes some "),
     ("fastopt demo", f"--hidden {'9' * 30} 1", "not enough memory: it takes some "),
-    ("python -m fastopt.bench.checkpoint", "--gigabytes 1e9", "not enough memory: it takes some "),
-    ("python -m fastopt.bench.checkpoint", "--gigabytes 0.001 --folder /no/such", "cannot read or write /no/such/"),
-    ("python -m fastopt.bench.averages", "--case 0x8", "a case is named <arrays>x<elements>"),
-    ("python -m fastopt.table", __file__, "test_cli.py is not a file of python -m fastopt.bench.speeds"),
+    ("python -m fastopt.table", __file__, "test_cli.py is not a file of fastopt bench --speed"),
     ("python -m fastopt.table", "/no/such/file", "cannot read or write /no/such/file: No such file or directory"),
 ]
 
@@ -254,18 +241,16 @@ def called(main, arguments):
 
 
 def test_memory_that_numpy_does_not_get_is_told(monkeypatch):
-    monkeypatch.setattr(muon, "need_memory", lambda size: None)
-    code, err = called(muon.main, ["--shape", "999999", "999999"])
+    monkeypatch.setattr("fastopt.bench.cli.need_memory", lambda size: None)
+    code, err = called(cli.main, ["bench", "muon", "--case", "999999x999999"])
     assert code == 1
-    assert err.startswith("python -m fastopt.bench.muon: not enough memory: Unable to allocate")
+    assert err.startswith("fastopt bench: not enough memory: Unable to allocate")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 @pytest.mark.parametrize(("name", "arguments"), [
     ("fastopt demo", "--epochs 1000000 --output FILE"),
     ("fastopt bench", "--seconds 1000 --rounds 1000000 --case 100x64 --json FILE"),
-    ("python -m fastopt.bench.stages", "--seconds 1000 --rounds 1000000"),
-    ("python -m fastopt.bench.lbfgs", "--rounds 1000000"),
 ])
 def test_ctrl_c_costs_one_line(name, arguments, tmp_path):
     restored = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}

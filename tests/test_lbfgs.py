@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt.bench import lbfgs as bench
 from fastopt.optimizers.lbfgs import Vectors
 from fastopt.optimizers.line_search import Point, interpolate, strong_wolfe
 from fastopt.optimizers.pairs import Pairs
@@ -860,20 +859,6 @@ def test_the_state_must_be_that_of_the_first_parameter():
     saved = optimizer.state_dict()
     with pytest.raises(ValueError, match="must be that of parameter 0, not of parameter 1"):
         optimizer.load_state_dict({**saved, "state": {1: saved["state"][0]}})
-
-
-# ---- the benchmark
-
-def test_the_benchmark_runs(capsys):
-    assert bench.main(["--elements", "300", "--history", "4", "--rounds", "2"]) == 0
-    assert "| strong_wolfe | fastopt |" in capsys.readouterr().out
-
-
-def test_the_contenders_of_the_benchmark_do_the_same():
-    pytest.importorskip("torch")
-    mine, their = (make(300, 4, None) for make in (bench.ours, bench.theirs))
-    mine.turn(10), their.turn(10)
-    np.testing.assert_allclose(mine.group["params"][0], their.group["params"][0].detach().numpy(), rtol=1e-3, atol=1e-4)
 
 
 # ---- a signal at any bytecode

@@ -12,7 +12,6 @@ from common import copies, name_of, reference_steps, snapshot
 
 import fastopt
 from fastopt import Muon, MuonAdamW, demo, lr_scheduler, reference
-from fastopt.bench import muon as bench
 from fastopt.table import METHODS
 
 METHOD = next(method for method in METHODS if method.optimizer is Muon)
@@ -583,14 +582,6 @@ def test_trains_the_digits():
     data = demo.digits(0, "float32")
     history = demo.train(METHOD, data, demo.Settings(epochs=5, hidden=(64, 32)))
     assert history.accuracies[-1] >= 0.96
-
-
-@pytest.mark.parametrize("shape", [(6, 9), (9, 6)])
-def test_the_benchmark_measures_what_it_says(shape, capsys):
-    matrix = np.random.default_rng(0).standard_normal(shape)
-    bench.products(matrix)(None)
-    bench.main(["--shape", *map(str, shape), "--rounds", "2", "--seconds", "0.1"])
-    assert "| 6x9 | bare products |".replace("6x9", "x".join(map(str, shape))) in capsys.readouterr().out
 
 
 def test_scipy_is_not_needed():

@@ -1,12 +1,12 @@
-"""Benchmarks: every method against its rivals, over the same arrays, interleaved in one process.
+"""Benchmarks: every method beside its contenders, over the same arrays, interleaved in one process.
 
-`fastopt bench` (or `python -m fastopt.bench`) prints the tables:
+`fastopt bench` (or `python -m fastopt.bench`) prints the tables; `fastopt bench muon` measures another race.
 
-- `rivals`: the ways to make a step: fastopt's doors, NumPy, torch.optim, and the memory's own limit;
-- `cases`: how many arrays of how many elements;
+- `race`: what a race is: rows, cases and contenders;
 - `runner`: the measurement, round by round, and what came of it;
-- `targets`: what fastopt promises, measured;
-- `threads_in_loop`: what threads cost or bring inside a training loop with a BLAS;
-- `adafactor`, `averages`, `checkpoint`, `lbfgs`, `muon`, `sparse`, `stages`: what needs a race of its own
-  (`python -m fastopt.bench.muon`).
+- `cases`, `limit`: how many arrays of how many elements; passes at the speed of the memory;
+- `steps`, `stages`, `averages`, `adafactor`, `muon`, `lbfgs`, `sparse`, `schedulers`: the races;
+- `numpy_in_place`, `numba_loops`: the methods as a user of NumPy or Numba writes them;
+- `targets`, `speed`: what fastopt promises; every method beside torch;
+- `checkpoint`, `errors`, `threads_in_loop`: files, rounding, and threads beside a BLAS.
 """

@@ -1,11 +1,8 @@
 """The cases: how many arrays of how many elements, on how many threads."""
 
-import argparse
 import re
 from dataclasses import dataclass
 from math import prod
-
-from ..cli import Stop, need_memory, whole
 
 LARGE = 1_000_000  # elements: from here on more than one thread can pay
 MULTIPLES = {"": 1, "k": 1_000, "m": 1_000_000}
@@ -32,6 +29,34 @@ class Case:
         """The numbers of threads that are measured unless others are asked for."""
         return (1, 2) if self.total >= LARGE else (1,)
 
+    @property
+    def memory(self):
+        """Bytes: parameters, gradients and two moments, of fastopt and of one contender in float32; objects."""
+        return 8 * 4 * self.total + 1_000 * self.arrays
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One array of a shape."""
+
+    sizes: tuple[int, ...]
+
+    @property
+    def name(self):
+        return "x".join(map(str, self.sizes))
+
+    @property
+    def total(self):
+        return prod(self.sizes)
+
+    @property
+    def threads(self):
+        return (1,)
+
+    @property
+    def memory(self):
+        return 8 * 4 * self.total
+
 
 def parse(name):
     """The case of a name such as `100x64`, `1x1,000,000` or `1x30M`.
@@ -46,28 +71,21 @@ def parse(name):
     return Case(counts[0], counts[1] * MULTIPLES[match[3]])
 
 
-def case_named(name):
-    """A check of an option: the case of a name, if its arrays fit into the memory that is free."""
-    try:
-        case = parse(name)
-        # parameters, gradients and two moments, of fastopt and of one rival, in float32; objects of Python
-        need_memory(8 * 4 * case.total + 1_000 * case.arrays)
-    except (ValueError, Stop) as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return case
+def parse_shape(name, dimensions=range(1, 33), make=Shape):
+    """The shape of a name such as `1024x1024` or `64`.
+
+    Raises:
+        ValueError: it is no such name, or has another number of dimensions than allowed.
+    """
+    sizes = [int(size) if size.isdecimal() else 0 for size in name.split("x")]
+    if min(sizes) < 1:
+        raise ValueError(f"a case is named by its shape, such as 1024x1024, got {name!r}")
+    if len(sizes) not in dimensions:
+        least, most = dimensions[0], dimensions[-1]
+        allowed = f"{least}" if least == most else f"from {least} to {most}"
+        raise ValueError(f"a case has {allowed} dimensions, got {len(sizes)} in {name!r}")
+    return make(tuple(sizes))
 
 
-def shape_named(name):
-    """A check of an option: the shape of a name such as `1024x1024` or `64`, if some arrays of it fit into memory."""
-    sizes = [whole(1)(size) for size in name.split("x")]
-    if len(sizes) > 32:
-        raise argparse.ArgumentTypeError(f"must have at most 32 dimensions, got {len(sizes)}")
-    try:
-        need_memory(8 * 4 * prod(sizes))
-    except Stop as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return tuple(sizes)
-
-
-CASES = tuple(map(parse, ("1x64", "100x64", "1000x16", "1x100k", "1x1M", "1x10M")))
-FULL = (*CASES, parse("1x30M"))
+CASES = ("1x64", "100x64", "1000x16", "1x100k", "1x1M", "1x10M")
+FULL = (*CASES, "1x30M")

@@ -1,14 +1,13 @@
-"""What it takes to write and read a large state: `python -m fastopt.bench.checkpoint`.
+"""What it takes to write and read a large state.
 
 An AdamW of float32 parameters, with its two moments and the parameters themselves, goes into a file and back by
 `fastopt.save` and `fastopt.load`, by `torch.save` and `torch.load`, and by `numpy.savez` and `numpy.load`. The disk's
-own speed is that of one `write` of the same bytes and an `fsync`, and of one `readinto` an array. Every file is brought
+own speed is what one `write` of the same bytes and an `fsync`, and one `readinto` an array take. Every file is brought
 to the disk (`fsync`) within the time that counts, and every reader ends with the numbers in arrays of its own. What
-was written just before is still in the system's cache when it is read. The ways take turns, each in a process of its
-own, so that its peak of memory can be told, above what the process had with the arrays made.
+was written just before is still in the system's cache when it is read. The contenders take turns, each in a process of
+its own, so that its peak of memory can be told, above what the process had with the arrays made.
 """
 
-import argparse
 import json
 import os
 import resource
@@ -21,17 +20,24 @@ from time import perf_counter
 import numpy as np
 
 from ..checkpoint import load, save
-from ..cli import Parser, Stop, execute, need_memory, positive, whole
+from ..cli import Stop, need_memory
 from ..optimizers import AdamW
-from .rivals import torch
+from .race import torch
+from .runner import table_head, table_line
 
 GIGABYTE = 10**9
 ROUNDS = 5
-WAYS = ("fastopt", "the disk itself", "torch", "numpy.savez")
+# what a process of its own runs
+MEASURE = """
+import json, sys
+from fastopt.bench import checkpoint
+contender, path, size = sys.argv[1:]
+print(json.dumps(checkpoint.measure(contender, path, int(size))))
+"""
 
 
 def made(size):
-    """An optimizer in the middle of a run, and its parameters: so many bytes together."""
+    """An optimizer in the middle of a run, and its parameters: `size` bytes together."""
     shape = max(1, size // (3 * 4 * 12)),
     params = {f"layer{i}": np.ones(shape, np.float32) for i in range(12)}
     optimizer = AdamW(params)
@@ -114,68 +120,53 @@ class Torch:
                 tensor.copy_(found["model"][name])
 
 
-MAKERS = dict(zip(WAYS, (Fastopt, Disk, Torch, NumPy), strict=True))
+CONTENDERS = {"fastopt": Fastopt, "the disk itself": Disk, "torch": Torch, "numpy.savez": NumPy}
 
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def measure(way, path, size):
+def measure(contender, path, size):
     """Seconds to write and to read, and how much memory was taken above that of the arrays."""
-    rival = MAKERS[way](size)
+    made = CONTENDERS[contender](size)
     before, start = peak(), perf_counter()
-    rival.write(path)
+    made.write(path)
     written, memory = perf_counter() - start, peak() - before
     start = perf_counter()
-    rival.read(path)
+    made.read(path)
     return {"written": written, "read": perf_counter() - start, "memory of writing": memory,
             "memory of both": peak() - before, "bytes": os.path.getsize(path)}
 
 
-def report(folder, size, rounds):
-    """Measures every way in turns, each in a process of its own, and prints a table."""
-    path = os.path.join(folder, "checkpoint")
-    ways = [way for way in WAYS if way != "torch" or torch()]
-    found: dict[str, list[dict]] = {way: [] for way in ways}
-    for _ in range(rounds):
-        for way in ways:
-            command = [sys.executable, "-m", "fastopt.bench.checkpoint", "--measure", way, path, str(size)]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                raise Stop(f"{way}: {done.stderr.strip().rpartition(chr(10))[2]}")
-            found[way].append(json.loads(done.stdout))
-            os.unlink(path)
-    print(f"{size / GIGABYTE:g} GB: the parameters and state of an AdamW; GB/s; memory in GB beyond the arrays\n")
-    print("| way | write + fsync: best | median | its memory | read: best | median | memory of both |")
-    print("|---|---|---|---|---|---|---|")
-    for way, turns in found.items():
-        cells = [way]
+def report(args):
+    """Measures every contender in turns and prints a table; returns what was measured, for JSON."""
+    size = int(args.gigabytes * GIGABYTE)
+    need_memory(size)
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        found = measured(os.path.join(folder, "checkpoint"), size, args.rounds or ROUNDS)
+    print(f"{args.gigabytes:g} GB: the parameters and state of an AdamW; GB/s; memory in GB beyond the arrays\n")
+    print(table_head("contender", "write + fsync: best", "median", "its memory", "read: best", "median",
+                     "memory of both"))
+    for contender, turns in found.items():
+        cells = [contender]
         for verb, memory in (("written", "memory of writing"), ("read", "memory of both")):
             speeds = [turn["bytes"] / turn[verb] / GIGABYTE for turn in turns]
             cells += [f"{max(speeds):.2f}", f"{median(speeds):.2f}",
                       f"{max(turn[memory] for turn in turns) / GIGABYTE:.2f}"]
-        print(f"| {' | '.join(cells)} |", flush=True)
+        print(table_line(*cells), flush=True)
+    return [{"contender": contender} | turn for contender, turns in found.items() for turn in turns]
 
 
-def main(arguments=None):
-    parser = Parser(prog="python -m fastopt.bench.checkpoint", description=__doc__.splitlines()[0])
-    parser.add_argument("--gigabytes", type=positive, default=1.0, metavar="X", help="of state (default: %(default)s)")
-    parser.add_argument("--rounds", type=whole(1), default=ROUNDS, metavar="N", help="of each (default: %(default)s)")
-    parser.add_argument("--folder", metavar="PATH", help="where to write (default: the system's for temporary files)")
-    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
-    return execute(parser, run, arguments)
-
-
-def run(args):
-    if args.measure:
-        way, path, size = args.measure
-        print(json.dumps(measure(way, path, int(size))))
-        return
-    need_memory(args.gigabytes * GIGABYTE)
-    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        report(folder, int(args.gigabytes * GIGABYTE), args.rounds)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def measured(path, size, rounds):
+    """{contender: what `measure` found in each round}."""
+    found: dict[str, list[dict]] = {name: [] for name in CONTENDERS if name != "torch" or torch()}
+    for _ in range(rounds):
+        for contender, turns in found.items():
+            command = [sys.executable, "-c", MEASURE, contender, path, str(size)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise Stop(f"{contender}: {done.stderr.strip().rpartition(chr(10))[2]}")
+            turns.append(json.loads(done.stdout))
+            os.unlink(path)
+    return found

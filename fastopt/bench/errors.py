@@ -1,25 +1,23 @@
-"""How far float32 is from float64: `python -m fastopt.bench.errors`.
+"""How far float32 is from float64.
 
 Every method and option set of fastopt.table makes the same steps in float32, with fastopt and with torch's loops
 (foreach=False and foreach=True), and in float64 with the formulas of fastopt.reference. Printed is the root mean square
 of what the parameters are off after them, in units in the last place of a parameter of their size, as a table for
-docs/numbers.md. torch's columns are empty without torch, and where it has not the options.
+docs/numbers.md. torch's columns are empty without torch, and where it lacks the options.
 """
-
-import sys
 
 import numpy as np
 
-from ..cli import Parser, execute
 from ..table import METHODS
-from .rivals import torch
+from .race import torch
+from .runner import figures, table_head, table_line
 
 SHAPE, STEPS = (40, 50), (10, 1000)
-OWN = {"eps_mode", "momentum_mode"}  # options that torch has not
+OWN = {"eps_mode", "momentum_mode"}  # options that torch lacks
 
 
 def steps(count, seed=0):
-    """Parameters and as many gradients, in float32."""
+    """Parameters, and `count` gradients, in float32."""
     rng = np.random.default_rng(seed)
     return rng.standard_normal(SHAPE).astype("float32"), rng.standard_normal((count, *SHAPE)).astype("float32")
 
@@ -41,13 +39,13 @@ def with_fastopt(method, options, param, grads):
 
 
 def with_torch(method, options, param, grads, foreach):
-    """None where torch has not the method or the options."""
+    """None where torch lacks the method or the options."""
     library = torch()
     cls = library and getattr(library.optim, method.name, None)
     if not cls or OWN & set(options):
         return None
     tensor = library.tensor(param)
-    how = {} if method.name == "Muon" else {"foreach": foreach}  # of which there is one
+    how = {} if method.name == "Muon" else {"foreach": foreach}  # it has no other loop
     optimizer = cls([tensor], **options, **how)
     for grad in grads:
         tensor.grad = library.tensor(grad)
@@ -80,21 +78,17 @@ def measured(counts=STEPS):
 def line(method, options, count, *errors):
     """One row of the table."""
     named = ", ".join(f"`{name}={value!r}`" for name, value in options.items())
-    cells = ["" if x is None else f"{x:.3g}" for x in errors]
-    return f"| `{method.name}` | {named} | {count} | {' | '.join(cells)} |"
+    return table_line(f"`{method.name}`", named, count, *map(figures, errors))
 
 
-def run(arguments):
+def report(args):
+    """Prints the table; returns its rows, for JSON."""
     if library := torch():
         library.set_num_threads(1)  # for arrays so small they would wait for each other
-    print("| method | options | steps | fastopt | torch, loop | torch, foreach |\n|---|---|---|---|---|---|")
-    for row in measured():
-        print(line(*row), flush=True)
-
-
-def main(arguments=None):
-    return execute(Parser(prog="python -m fastopt.bench.errors", description=__doc__), run, arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    print(table_head("method", "options", "steps", "fastopt", "torch, loop", "torch, foreach"))
+    results = []
+    for method, options, count, *errors in measured():
+        print(line(method, options, count, *errors), flush=True)
+        results.append({"method": method.name, "options": options, "steps": count}
+                       | dict(zip(("fastopt", "torch loop", "torch foreach"), errors, strict=True)))
+    return results

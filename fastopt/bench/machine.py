@@ -37,6 +37,7 @@ def machine():
         "fastopt": __version__,
         "Python": platform.python_version(),
         "NumPy": np.__version__,
+        "Numba": version("numba"),
         "torch": version("torch"),
         "threads": f"{threads.get_num_threads()} unless a table says otherwise",
     }

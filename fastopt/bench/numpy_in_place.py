@@ -1,4 +1,4 @@
-"""The methods in NumPy's in-place arithmetic, as fast as NumPy goes: the rival that needs no compiler.
+"""The methods in NumPy's in-place arithmetic, as fast as NumPy goes: the contender that needs no compiler.
 
 No array is allocated in a step: the scratch is made once. Constants are 0-d arrays, because NumPy takes twice
 as long for a call with a Python float. The state is the method's own, as in `fastopt.reference`.
@@ -49,12 +49,12 @@ def find(row):
 def sgd(parts, *, lr, momentum):
     eta, mu = constants(parts, lr, momentum)
 
-    def plain(_):
+    def plain():
         for p, g, t in parts:
             multiply(g, eta, t)
             subtract(p, t, p)
 
-    def with_momentum(_):
+    def with_momentum():
         for p, g, b, t in parts:
             multiply(b, mu, b)
             add(b, g, b)
@@ -67,7 +67,7 @@ def sgd(parts, *, lr, momentum):
 def adagrad(parts, *, lr, eps):
     eta, epsilon = constants(parts, lr, eps)
 
-    def step(_):
+    def step():
         for p, g, s, t in parts:
             multiply(g, g, t)
             add(s, t, s)
@@ -83,7 +83,7 @@ def adagrad(parts, *, lr, eps):
 def rmsprop(parts, *, lr, alpha, eps):
     eta, a, beta, epsilon = constants(parts, lr, alpha, 1 - alpha, eps)
 
-    def step(_):
+    def step():
         for p, g, v, t in parts:
             multiply(g, g, t)
             multiply(t, beta, t)
@@ -102,7 +102,7 @@ def adam(parts, *, lr, betas, eps, decay=0.0):
     numbers = count(2)
     b1, u1, b2, u2 = constants(parts, betas[0], 1 - betas[0], betas[1], 1 - betas[1])
 
-    def step(_):
+    def step():
         # the bias corrections join the step size and epsilon: no pass of their own
         number = next(numbers)
         root2 = sqrt(1 - betas[1] ** number)

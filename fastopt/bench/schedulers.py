@@ -1,29 +1,26 @@
-"""`step()` of every scheduler against torch's, and every schedule: `python -m fastopt.bench.schedulers`.
+"""`step()` of every scheduler against torch's, and every schedule.
 
-First table: schedulers with one group. The optimizers do not step, so that only the schedulers are timed; what a
-changed rate costs in the next step of the optimizer is the last row. torch, and transformers for GreedyLR, are left out
-where they are missing. Second table: one call of each schedule, and the array of a million steps.
+The optimizers of the schedulers have one group and do not step, so that only the schedulers are timed; what a changed
+rate costs in the next step of an optimizer is the difference of the last two rows. torch's twin of GreedyLR is that of
+transformers.
 """
 
-import gc
-import sys
-import time
-import warnings
 from collections.abc import Callable
-from functools import partial
-from statistics import median
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 import fastopt
 
-from ..cli import Parser, execute
 from ..schedules import table
-from .machine import machine
+from .race import FASTOPT, TORCH, Contender, Race, Row, Step, installed, torch
+from .runner import TIMES, microseconds
 
-ROUNDS, STEPS = 40, 500
-TOTAL = (ROUNDS + 1) * STEPS
+TOTAL = 10_000_000  # steps, more than are made
+PREVIEWED = 1_000_000
+CALL, PREVIEW = "a call", f"preview of {PREVIEWED:,} steps"
+PLAIN, SCHEDULED = "AdamW.step", "AdamW.step, StepLR.step"
 
 
 def inverse(step):
@@ -34,14 +31,14 @@ def one(step):
     return 1.0
 
 
-CASES: dict[str, Callable[[Any, Any], Any]] = {
+SCHEDULERS: dict[str, Callable[[Any, Any], Any]] = {
     "LambdaLR": lambda of, opt: of.LambdaLR(opt, inverse),
     "MultiplicativeLR": lambda of, opt: of.MultiplicativeLR(opt, one),
     "StepLR": lambda of, opt: of.StepLR(opt, 1000),
     "MultiStepLR": lambda of, opt: of.MultiStepLR(opt, [1000, 2000]),
     "ConstantLR": lambda of, opt: of.ConstantLR(opt),
     "LinearLR": lambda of, opt: of.LinearLR(opt, total_iters=TOTAL),
-    "ExponentialLR": lambda of, opt: of.ExponentialLR(opt, 0.999),
+    "ExponentialLR": lambda of, opt: of.ExponentialLR(opt, 0.99999),
     "PolynomialLR": lambda of, opt: of.PolynomialLR(opt, TOTAL),
     "CosineAnnealingLR": lambda of, opt: of.CosineAnnealingLR(opt, TOTAL),
     "CosineAnnealingWarmRestarts": lambda of, opt: of.CosineAnnealingWarmRestarts(opt, 1000),
@@ -59,104 +56,84 @@ CASES: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def of_fastopt(case):
-    return CASES[case](fastopt.lr_scheduler, fastopt.SGD([np.zeros(1)], lr=0.1, momentum=0.9)).step
+@dataclass(frozen=True)
+class Single:
+    """The only case."""
+
+    name: str
+    threads = (1,)
+    memory = 0
 
 
-def of_torch(case):
-    try:
-        import torch
-    except ImportError:
-        return None
-    made = torch.optim.lr_scheduler
-    if case == "SWALR":
-        made = torch.optim.swa_utils
-    if case == "GreedyLR":
-        try:
-            from transformers import optimization as made
-        except ImportError:
-            return None
-    return CASES[case](made, torch.optim.SGD([torch.zeros(1)], lr=0.1, momentum=0.9)).step
+@dataclass(frozen=True)
+class Work:
+    row: Any
+    case: Single
+    dtype: str = "float64"
+    threads: int = 1
+    bytes = 0
 
 
-def optimizer_step(schedule):
-    """An AdamW step of one small array; with a scheduler, which is timed alone elsewhere, before each."""
+def parse_single(name):
+    def parse(given):
+        if given != name:
+            raise ValueError(f"the only case is {name!r}, got {given!r}")
+        return Single(name)
+
+    return parse
+
+
+def stepping(row, of, optimizer, arguments=()):
+    """A scheduler's step, after one of its optimizer, without which it warns."""
+    scheduler = SCHEDULERS[row.name](of, optimizer)
+    optimizer.step(*arguments)
+    return Step(scheduler.step, (1.0,) if row.name in ("ReduceLROnPlateau", "GreedyLR") else None)
+
+
+def with_fastopt(work):
+    if work.row.name in SCHEDULERS:
+        return stepping(work.row, fastopt.lr_scheduler, fastopt.SGD([np.zeros(1)], lr=0.1, momentum=0.9), [[None]])
     gradients = [np.ones(1)]
     optimizer = fastopt.AdamW([np.zeros(1)])
     optimizer.step(gradients)
-    if schedule is None:
-        return partial(optimizer.step, gradients)
-    scheduler = schedule(optimizer)
+    if work.row.name == PLAIN:
+        return Step(optimizer.step, (gradients,))
+    scheduler = fastopt.lr_scheduler.StepLR(optimizer, 1, 0.99999)
 
-    def step():
+    def step(gradients):
         optimizer.step(gradients)
         scheduler.step()
 
-    return step
+    return Step(step, (gradients,))
 
 
-def race(steps, *arguments):
-    """Microseconds of a step in each round for each contender, interleaved; the first round is not counted."""
-    times = {who: [] for who in steps}
-    gc.disable()
-    try:
-        for _ in range(ROUNDS + 1):
-            for who, step in steps.items():
-                start = time.perf_counter()
-                for _ in range(STEPS):
-                    step(*arguments)
-                times[who].append((time.perf_counter() - start) / STEPS * 1e6)
-    finally:
-        gc.enable()
-    return {who: each[1:] for who, each in times.items()}
+def with_torch(work):
+    if work.row.name not in SCHEDULERS:
+        return None
+    of = torch().optim.lr_scheduler
+    if work.row.name == "SWALR":
+        of = torch().optim.swa_utils
+    elif work.row.name == "GreedyLR":
+        of = getattr(installed("transformers"), "optimization", None)
+    return of and stepping(work.row, of, torch().optim.SGD([torch().zeros(1)], lr=0.1, momentum=0.9))
 
 
-def print_schedules():
-    """The second table; each schedule with the first of its examples."""
-    steps = 1_000_000
-    print(f"\n| schedule | a call, best µs | preview of {steps:,} steps, best ms |")
-    print("|---|---|---|")
-    for row in table.ROWS:
-        schedule = row.make(**row.examples(steps)[0])
-        calls = race({"call": schedule}, steps // 3)["call"]
-        previews = []
-        for _ in range(min(5, ROUNDS)):
-            start = time.perf_counter()
-            schedule.preview(steps)
-            previews.append(time.perf_counter() - start)
-        print(f"| {row.name} | {min(calls):.2f} | {min(previews) * 1e3:.1f} |", flush=True)
+def schedule(work):
+    return work.row.make(**work.row.examples(PREVIEWED)[0])
 
 
-def main(arguments=None):
-    parser = Parser(prog="python -m fastopt.bench.schedulers", description=__doc__.split("\n\n")[0])
-    return execute(parser, report, arguments)
-
-
-def report(args):
-    """Measures and prints the tables."""
-    print(*(f"- {name}: {value}" for name, value in machine().items()), sep="\n", end="\n\n")
-    warnings.simplefilter("ignore")  # that the optimizers do not step
-    print(f"microseconds of one step() with one group: the best and the median of {ROUNDS} rounds of {STEPS}\n")
-    print("| scheduler | fastopt, best | median | torch, best | median | ratio of medians |")
-    print("|---|---|---|---|---|---|")
-    for case in CASES:
-        steps = {"fastopt": of_fastopt(case), "torch": of_torch(case)}
-        metric = (1.0,) if case in ("ReduceLROnPlateau", "GreedyLR") else ()
-        times = race({who: step for who, step in steps.items() if step}, *metric)
-        mine, theirs = times["fastopt"], times.get("torch")
-        row = f"| {case} | {min(mine):.2f} | {median(mine):.2f} |"
-        if theirs:
-            ratio = median(their / my for my, their in zip(mine, theirs, strict=True))
-            row += f" {min(theirs):.2f} | {median(theirs):.2f} | {ratio:.1f} x |"
-        print(row)
-    times = race({"plain": optimizer_step(None),
-                  "scheduled": optimizer_step(lambda optimizer: fastopt.lr_scheduler.StepLR(optimizer, 1, 0.9999)),
-                  "alone": of_fastopt("StepLR")})
-    plain, scheduled, alone = (median(times[who]) for who in ("plain", "scheduled", "alone"))
-    print(f"\nAdamW.step of one number: {plain:.2f}; with StepLR, which changes the rate each time: {scheduled:.2f}; "
-          f"reading the new rate costs {scheduled - plain - alone:.2f}")
-    print_schedules()
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+SCHEDULER_RACE = Race(
+    "schedulers", "Steps of learning-rate schedulers.", tuple(map(Row, [*SCHEDULERS, PLAIN, SCHEDULED])), ("1 group",),
+    parse_single("1 group"), Work,
+    (Contender(FASTOPT, with_fastopt), Contender(TORCH, with_torch, needs="torch")),
+    base=FASTOPT, columns=TIMES, dtypes=("float64",), seconds=0.5,
+)
+SCHEDULE_RACE = Race(
+    "schedules", "Calls of schedules.", table.ROWS, ("1 step",), parse_single("1 step"), Work,
+    (
+        Contender(CALL, lambda work: Step(schedule(work), (PREVIEWED // 3,))),
+        Contender(PREVIEW, lambda work: Step(schedule(work).preview, (PREVIEWED,))),
+    ),
+    base=CALL, columns={"best µs": microseconds("best"), "median µs": microseconds("median")}, dtypes=("float64",),
+    rounds=10, seconds=0.3,
+)

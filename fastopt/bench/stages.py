@@ -1,77 +1,50 @@
-"""The whole step of a training loop, and what each stage adds to it: `python -m fastopt.bench.stages`.
+"""The whole step of a training loop, and what each stage adds to it.
 
-First table: clip by the global norm, AdamW, an exponential moving average of the weights, and gradients set to zero.
-fastopt does it in one `step()` with `set_stages(clip=1.0, average=ema, zero_grad=True)`. torch does it in four calls,
-of which each is the fastest of torch's own ways for this case, as raced just before (the table says which):
+The race `whole-step`: clip by the global norm, AdamW, an exponential moving average of the weights, and gradients set
+to zero. fastopt does it in one `step()` with `set_stages(clip=1.0, average=ema, zero_grad=True)`. torch does it in four
+calls, each the fastest of torch's own ways for this case, as raced just before (the table says which):
 `clip_grad_norm_`, fused or foreach `AdamW.step()`, `get_ema_multi_avg_fn` or a loop of `lerp_`, and `zero_grad` or
-`_foreach_zero_`. Both have the same number of threads.
+`_foreach_zero_`.
 
-The same-traffic limit moves 44 bytes for each float32 element: a sweep that reads the gradient (4, a sum of squares,
+Its same-traffic limit moves 44 bytes for each float32 element: a sweep that reads the gradient (4, a sum of squares,
 `Plan.powers`), then one pass that reads the gradient (4), reads and writes the parameter, two moments and an average
 (32), with one multiplication each, and clears the gradient (4).
 
-Before each step, outside of the time that counts, the gradients are written anew, for every rival alike: standard
+Before each step, outside of the time that counts, the gradients are written anew, for every contender alike: standard
 normal, so that their norm is far above 1 and clipping acts. They lie one after the other in one block of memory.
 fastopt and the limit work on the same parameters, gradients and moments; torch's lie in memory of the same kind.
 
-Second table: AdamW alone, and with one stage at a time, all on the same parameters, gradients and moments. "Its bytes"
-is what a stage may cost if memory is all that counts: the bytes that the pass moves with it, over the 28 of the step
-alone, and a read of an array for each one that it must see as a whole before. What such a read costs is measured with
-`numpy.max`. A parameter has rows here, so that stages that work by rows have some. The line "before any stages" was
-measured at the start, when no optimizer of the process had stages; all others afterwards, in turns. The median is a
-ratio of medians.
+The race `stages`: AdamW alone, and with one stage at a time, all on the same parameters, gradients and moments. "Its
+bytes" is what a stage may cost if memory is all that counts: the bytes that the pass moves with it, over the 28 of the
+step alone, and a read of an array for each one that it must read as a whole before. What such a read costs is measured
+with `numpy.max`. A parameter has rows here, so that stages that work by rows have some.
 """
 
-import sys
-from dataclasses import dataclass
 from math import gcd
-from statistics import median
 
 import numpy as np
 
 from ..averages import EMA, SWA
-from ..cli import Parser, execute, positive, whole
-from ..kernels import threads as threading
 from ..kernels.arrays import owned
-from ..kernels.plan import AS_IT_IS, Plan
 from ..optimizers import AdamW
 from ..stages import Adaptive, ParameterNorm, Value
-from .cases import case_named, parse
-from .cli import figures, table_head
-from .machine import machine
-from .rivals import BOUND, FASTOPT, LIMIT, LIMIT_STATES, Rival, same_traffic, tensor, torch
-from .runner import interleave, spacer, torch_threads
+from .cases import parse
+from .limit import same_traffic_whole
+from .race import FASTOPT, LIMIT, TORCH, Contender, Race, Row, Step, torch
+from .runner import interleave, microseconds, spacer, times
+from .steps import BOUND, tensor
 
-TORCH = "torch"
 DECAY = 0.999
 PLAIN_BYTES, BYTES = 28, 44  # that a step moves for each element: AdamW alone, the whole step
-ROUNDS, SECONDS = 60, 6.0  # of a case
-LARGEST = "1x30000000"
-CASES = ("1000x16", "100x64", "1x1000000", LARGEST)
-
-
-@dataclass(frozen=True)
-class Target:
-    """The whole step shall be so many times as fast as torch, and have this share of the limit's speed."""
-
-    torch: float
-    limit: float = 0.0
-
-
-# (case, threads)
-TARGETS = {
-    ("1000x16", 1): Target(100),
-    ("1x1000000", 1): Target(1.7),
-    (LARGEST, 1): Target(1.45, 0.95),
-    (LARGEST, 2): Target(1.45, 0.95),
-}
+WHOLE = {"clip": 1.0, "average": EMA, "zero_grad": True}  # EMA's decay is 0.999 unless another is given
 
 
 class Work:
     """The arrays of a case, which all that step NumPy memory share, and the gradients' values."""
 
-    def __init__(self, case, threads=1):
+    def __init__(self, row, case, dtype="float32", threads=1):
         self.case, self.threads = case, threads
+        self.elements, self.traffic = case.total, BYTES * case.total
         random = np.random.default_rng(7)
         shape = -1, gcd(case.elements, 1000)
         self.params = [owned(random.standard_normal(case.elements, np.float32).reshape(shape), np.float32)
@@ -86,11 +59,12 @@ class Work:
         """Of parameters, gradients, moments and an average."""
         return 5 * 4 * self.case.total
 
-    def refill(self):
+    def refill(self, arguments=(None,)):
         np.copyto(self.gradient, self.values)
+        return arguments
 
     def optimizer(self, stages=None):
-        """An AdamW with these stages; in the place of an average there is its class."""
+        """An AdamW with these stages; for an average they have its class."""
         made = AdamW(self.params)
         made.num_threads = self.threads
         made._engine.arrays = self.moments
@@ -102,42 +76,31 @@ class Work:
         self.refill()
         return made
 
-    def rival(self, name, stages=None):
-        # other objects over the same memory at every call, as from a loop that computes its gradients anew
-        return Rival(name, self.optimizer(stages).step, (self.grads, [grad[:] for grad in self.grads]), self.refill)
+    def step(self, function, *arguments, **about):
+        """A step before which the gradients are written anew; its argument is None or given."""
+        return Step(function, before=lambda _: self.refill(arguments or (None,)), **about)
+
+    def stepping(self, stages=None, **about):
+        return self.step(self.optimizer(stages).step, self.grads, **about)
 
 
 # ---- the whole step ----------------------------------------------------------------------------
 
-WHOLE = {"clip": 1.0, "average": EMA, "zero_grad": True}  # EMA's decay is 0.999 unless another is given
-
-
-def rivals(work):
-    """The ways to make the whole step."""
-    bound = work.optimizer(WHOLE)
-    bound.bind_grads(work.grads)
-    found = [work.rival(FASTOPT, WHOLE), Rival(BOUND, lambda _: bound.step(), before=work.refill)]
-    if torch() is not None:
-        found.append(TorchStep(work).rival())
-    return [*found, Rival(LIMIT, limit(work), before=work.refill)]
+def bound(work):
+    optimizer = work.optimizer(WHOLE)
+    optimizer.bind_grads(work.grads)
+    return work.step(optimizer.step)
 
 
 def limit(work):
-    """See `rivals.limit` and above; the third state array stands for the average."""
-    plan, threads = Plan("traffic"), work.threads
-    plan.extend([owned(param, np.float32) for param in work.params], [None] * work.case.arrays, 0)
-    for i, moments in enumerate(work.moments):
-        plan.set_state(i, [*moments.values(), owned(work.params[i], np.float32)])
-    plan.stage([], on=True, zero=True)
-    plan.bind(work.grads)
-    answers = [(AS_IT_IS, same_traffic(LIMIT_STATES), (), ())]
-
-    def step(_):
-        plan.begin(None)
-        plan.powers(2.0, threads)
-        plan.run(answers, threads)
-
-    return step
+    """The third state array stands for the average."""
+    if not work.moments[0]:
+        work.optimizer()
+    params = [owned(param, np.float32) for param in work.params]
+    states = [[*moments.values(), owned(param, np.float32)]
+              for moments, param in zip(work.moments, work.params, strict=True)]
+    step = same_traffic_whole(params, states, work.grads, work.threads)
+    return work.step(lambda _: step())
 
 
 class TorchStep:
@@ -172,8 +135,9 @@ class TorchStep:
                 state[name] = tensor(state[name])
         return made
 
-    def refill(self):
+    def refill(self, _):
         self.gradient.copy_(self.values)
+        return (None,)
 
     def lerp_one_by_one(self):
         for average, param in zip(self.averages, self.params, strict=True):
@@ -181,11 +145,11 @@ class TorchStep:
 
     def fastest(self, work, ways):
         """(name, way) of the least best time."""
-        entries = [Rival(name, lambda _, way=way: way(), before=self.refill) for name, way in ways.items()]
-        samples = interleave(entries, rounds=10, seconds=1.0, between=spacer(work.bytes))
+        steps = [Step(lambda _, way=way: way(), before=self.refill) for way in ways.values()]
+        samples = interleave(steps, rounds=10, seconds=1.0, between=spacer(work.bytes))
         return min(zip(ways.items(), samples, strict=True), key=lambda entry: min(entry[1]))[0]
 
-    def rival(self):
+    def step(self):
         clip, advance, average, zero = (way for _, way in self.parts)
 
         def step(_):
@@ -194,52 +158,25 @@ class TorchStep:
             average()
             zero()
 
-        return Rival(f"{TORCH}: {', '.join(name for name, _ in self.parts)}", step, before=self.refill)
+        return Step(step, before=self.refill, label=f"{TORCH}: {', '.join(name for name, _ in self.parts)}")
 
 
-def race(case, threads=1, rounds=ROUNDS, seconds=SECONDS):
-    """{rival: its seconds per step, one number for each round}."""
-    with torch_threads(threads):
-        work = Work(case, threads)
-        entries = rivals(work)
-        samples = interleave(entries, rounds, seconds, spacer(work.bytes))
-    return dict(zip((one.name for one in entries), samples, strict=True))
-
-
-def verdict(name, ratio, target):
-    """What became of the target that a rival is the measure of; nothing where there is none."""
-    if target is None or not name.startswith((TORCH, LIMIT)):
-        return ""
-    least = target.limit if name == LIMIT else target.torch
-    if not least:
-        return ""
-    return f"at least {least:g} x: {'met' if ratio >= least else 'missed'}"
-
-
-def print_race(cases, numbers, rounds, seconds):
-    """Prints the first table; `numbers` of threads, None: those of the targets."""
-    print(table_head("case", "threads", "rival", "best µs", "median µs", "GB/s", "of fastopt's time (best)",
-                     "of fastopt's time (median)", "target"), flush=True)
-    for case in cases:
-        for threads in numbers or ((1, 2) if case.name == LARGEST else (1,)):
-            if threads > 1 and threading.most() < threads:
-                print(f"| {case.name} | {threads} | left out: at most {threading.most()} can be used here "
-                      "| | | | | | |", flush=True)
-                continue
-            samples = race(case, threads, rounds, seconds)
-            ours = samples[FASTOPT]
-            for name, theirs in samples.items():
-                best = min(theirs) / min(ours)
-                middle = median(other / mine for mine, other in zip(ours, theirs, strict=True))
-                print(f"| {case.name} | {threads} | {name} | {figures(min(theirs) * 1e6)} "
-                      f"| {figures(median(theirs) * 1e6)} | {figures(BYTES * case.total / min(theirs) / 1e9)} "
-                      f"| {best:.2f} x | {middle:.2f} x | {verdict(name, best, TARGETS.get((case.name, threads)))} |",
-                      flush=True)
+WHOLE_STEP = Race(
+    "whole-step", "Clip by the global norm, AdamW, an average of the weights, cleared gradients: in one step.",
+    (Row("AdamW"),), ("1000x16", "100x64", "1x1M", "1x30M"), parse, Work,
+    (
+        Contender(FASTOPT, lambda work: work.stepping(WHOLE)),
+        Contender(BOUND, bound),
+        Contender(TORCH, lambda work: TorchStep(work).step(), needs="torch"),
+        Contender(LIMIT, limit),
+    ),
+    base=FASTOPT, dtypes=("float32",), seconds=6.0,
+)
 
 
 # ---- stage by stage ----------------------------------------------------------------------------
 
-PLAIN, BEFORE, MICRO_BATCHES = "no stages", "no stages, before any stages", "accumulate, 2 micro-batches"
+PLAIN, MICRO_BATCHES = "no stages", "accumulate, 2 micro-batches"
 READ = "a read of the gradient, numpy.max"
 # name: (the options, bytes that the pass moves for each element with them, arrays that are read as a whole before)
 STAGES = {
@@ -263,13 +200,9 @@ STAGES = {
     "statistics": ({"statistics": True}, PLAIN_BYTES, 0),
     "clip, EMA and zero_grad": (WHOLE, 40, 1),
 }
-# the first micro-batch is read and its sum written, the second is read and its sum read and written
-MOVED = {name: moved for name, (_, *moved) in STAGES.items()} | {
-    BEFORE: (PLAIN_BYTES, 0), MICRO_BATCHES: (8 + 12 + PLAIN_BYTES, 0), READ: (0, 1)}
 
 
-def staged(work):
-    """AdamW without stages and with one at a time."""
+def accumulating(work):
     summing = work.optimizer({})
 
     def step(grads):
@@ -277,52 +210,38 @@ def staged(work):
         summing.accumulate(grads)
         summing.step()
 
-    return [*(work.rival(name, stages) for name, (stages, *_) in STAGES.items()),
-            Rival(MICRO_BATCHES, step, (work.grads,), work.refill),
-            Rival(READ, lambda _: np.max(work.gradient), before=work.refill)]
+    # the first micro-batch is read and its sum written, the second is read and its sum read and written
+    return work.step(step, work.grads, traffic=(8 + 12 + PLAIN_BYTES) * work.elements)
 
 
-def print_stages(works, rounds, seconds):
-    """Prints the second table."""
-    before = [interleave([work.rival(BEFORE)], rounds, seconds / 4, spacer(work.bytes))[0] for work in works]
-    print(table_head("case", "step", "best µs", "median µs", "of the step without (best)",
-                     "of the step without (median)", "its bytes"), flush=True)
-    for work, first in zip(works, before, strict=True):
-        entries = staged(work)
-        samples = dict(zip((one.name for one in entries),
-                           interleave(entries, rounds, seconds, spacer(work.bytes)), strict=True))
-        plain, read = samples[PLAIN], samples.pop(READ)
-        share = min(read) / min(plain)
-        for name, own in {BEFORE: first, **samples, READ: read}.items():
-            moved, reads = MOVED[name]
-            print(f"| {work.case.name} | {name} | {figures(min(own) * 1e6)} | {figures(median(own) * 1e6)} "
-                  f"| {min(own) / min(plain):.2f} x | {median(own) / median(plain):.2f} x "
-                  f"| {moved / PLAIN_BYTES + reads * share:.2f} x |", flush=True)
+def read(work):
+    return work.step(lambda _: np.max(work.gradient), traffic=4 * work.elements)
 
 
-def main(arguments=None):
-    parser = Parser(prog="python -m fastopt.bench.stages", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--table", choices=("race", "stages"), help="only this one (default: both)")
-    parser.add_argument("--case", action="append", type=case_named, metavar="NAME",
-                        help="such as 100x64 or 1x1M (repeatable; default: "
-                             f"{', '.join(CASES)}, and stage by stage 1x1M)")
-    parser.add_argument("--threads", action="append", type=whole(1), metavar="N",
-                        help=f"of the race (repeatable; default: 1, and 2 too for {LARGEST})")
-    parser.add_argument("--rounds", type=whole(1), default=ROUNDS, help="at most (default: %(default)s)")
-    parser.add_argument("--seconds", type=positive, default=SECONDS, help="of each case (default: %(default)s)")
-    return execute(parser, report, arguments)
+def with_stages(name):
+    stages, moved, _ = STAGES[name]
+    return Contender(name, lambda work: work.stepping(stages, traffic=moved * work.elements))
 
 
-def report(args):
-    """Measures and prints what the options ask for."""
-    print(*(f"- {name}: {value}" for name, value in machine().items()), sep="\n", end="\n\n")
-    torch()  # before the first thread of fastopt: see there
-    if args.table != "race":  # first: it begins before any stages
-        print_stages([Work(case) for case in args.case or [parse("1x1M")]], args.rounds, args.seconds)
-        print()
-    if args.table != "stages":
-        print_race(args.case or [parse(case) for case in CASES], args.threads, args.rounds, args.seconds)
+def its_bytes(comparison, name):
+    """What the bytes allow, over the time of the step without stages."""
+    if name == READ:
+        return ""
+    moved = comparison.measurements[name].traffic / comparison.measurements[name].elements
+    reads = STAGES[name][2] if name in STAGES else 0
+    cost = comparison.ratios(READ)[0] if reads and READ in comparison.measurements else 0.0
+    return f"{moved / PLAIN_BYTES + reads * cost:.2f} x"
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+STAGE_BY_STAGE = Race(
+    "stages", "AdamW with one stage at a time.", (Row("AdamW"),), ("1x1M",), parse, Work,
+    (*map(with_stages, STAGES), Contender(MICRO_BATCHES, accumulating), Contender(READ, read)),
+    base=PLAIN, dtypes=("float32",), seconds=6.0,
+    columns={
+        "best µs": microseconds("best"),
+        "median µs": microseconds("median"),
+        "of the plain step (best)": times(0),
+        "of the plain step (median)": times(1),
+        "its bytes": its_bytes,
+    },
+)

@@ -4,14 +4,16 @@ import os
 import subprocess
 import sys
 import tracemalloc
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from statistics import median
 
-from .cases import parse
-from .rivals import FASTOPT, FUSED, IN_PLACE, LIMIT, Workspace, rows
-from .runner import Unable, compare
+from ..cli import figures
+from . import stages, steps
+from .race import LIMIT, TORCH, Race
+from .runner import Unable, compare, table_head, table_line
+from .steps import DIVIDER, FUNCTIONAL_SAME, FUSED, IN_PLACE, NUMBA, SAME
 
 SECONDS = 8.0  # of a row and case, unless asked otherwise: the largest need many rounds
 ALLOCATED = 1_000  # bytes, at most, that a step after the first allocates at its peak
@@ -30,36 +32,49 @@ print(middle - start, perf_counter() - middle)
 
 @dataclass(frozen=True)
 class Target:
-    """A promise about the public `step(grads)` of one row and case in float32.
+    """A promise about one row and case of a race.
 
-    Either the rival takes at least `least` times as long, or without a rival a step takes at most `most`
-    seconds.
+    Either the contender `over` takes at least `least` times as long as the contender `of` (None: the base of the race),
+    or where `over` is None, `of` takes at most `most` seconds.
     """
 
     method: str
     case: str
     threads: int = 1
-    rival: str | None = None
+    over: str | None = None
     least: float = 0.0
     most: float = 0.0
+    of: str | None = None
+    dtype: str = "float32"
+    race: Race = steps.RACE
+
+    @property
+    def key(self):
+        """What is measured at once."""
+        return self.race.name, self.method, self.case, self.threads, self.dtype
 
     @property
     def text(self):
-        where = f"{self.method} {self.case}, {self.threads} thread{'s' * (self.threads > 1)}"
-        if self.rival is None:
+        what = self.method if self.race is steps.RACE else f"{self.race.name}, {self.method}"
+        dtype = "" if self.dtype == "float32" else f", {self.dtype}"
+        of = "" if self.of is None else f" ({self.of})"
+        where = f"{what} {self.case}{dtype}, {self.threads} thread{'s' * (self.threads > 1)}{of}"
+        if self.over is None:
             return f"{where}: at most {self.most * 1e6:g} µs"
-        if self.rival == LIMIT:
-            return f"{where}: at least {self.least:.0%} of the same-traffic limit"
-        return f"{where}: at least {self.least:g} x {self.rival}"
+        if self.over in (LIMIT, DIVIDER):
+            return f"{where}: at least {self.least:.0%} of the {self.over}"
+        return f"{where}: at least {self.least:g} x {self.over}"
 
     def verdict(self, comparison):
-        fast = comparison.measurements[FASTOPT]
-        if self.rival is None:
+        of = self.of or self.race.base
+        fast = comparison.measurements[of]
+        if self.over is None:
             return Verdict(self.text, fast.best * 1e6, fast.median * 1e6, "µs", fast.best <= self.most,
                            fast.median <= self.most, fast.best)
-        if self.rival not in comparison.measurements:
-            return Verdict(f"{self.text} (torch is not installed)")
-        best, middle = comparison.ratios(self.rival)
+        if self.over not in comparison.measurements:
+            needs = next(one.needs for one in self.race.contenders if one.name == self.over)
+            return Verdict(f"{self.text} ({needs} is not installed)")
+        best, middle = comparison.ratios(self.over, of)
         return Verdict(self.text, best, middle, "x", best >= self.least, middle >= self.least, fast.best)
 
 
@@ -87,37 +102,61 @@ class Verdict:
 
 
 def adamw(case, threads, *targets):
-    own = [Target("AdamW", case, threads, **target) for target in targets]
-    return [*own, Target("AdamW", case, threads, IN_PLACE, 4.0)]
+    return [*(Target("AdamW", case, threads, **target) for target in targets),
+            Target("AdamW", case, threads, IN_PLACE, 4.0)]
 
 
-def near_limit(method, *cases):
-    return [Target(method, case, 1, LIMIT, 0.95) for case in cases]
+def whole_step(case, threads, *targets):
+    return [Target("AdamW", case, threads, race=stages.WHOLE_STEP, **target) for target in targets]
 
+
+DIVIDING = ("Adagrad", "RMSprop", "RAdam", "NAdam", "Adadelta")  # beside Adam and AdamW
 
 TARGETS = (
-    *adamw("1000x16", 1, {"rival": FUSED, "least": 100.0}),
-    *adamw("100x64", 1, {"rival": FUSED, "least": 50.0}),
-    *adamw("1x64", 1, {"rival": FUSED, "least": 10.0}, {"most": 2e-6}),
-    *adamw("1x100000", 1, {"rival": FUSED, "least": 2.5}),
-    *adamw("1x1000000", 1, {"rival": FUSED, "least": 1.1}, {"rival": LIMIT, "least": 0.95}),
-    *adamw("1x30000000", 1, {"rival": LIMIT, "least": 0.95}, {"rival": FUSED, "least": 1.0}),
-    *adamw("1x30000000", 2, {"rival": LIMIT, "least": 0.95}, {"rival": FUSED, "least": 1.0}),
-    *near_limit("Adagrad", "1x1000000", "1x30000000"),
-    *near_limit("RMSprop", "1x1000000", "1x30000000"),
-    *near_limit("SGD", "1x1000000", "1x30000000"),
-    *near_limit("SGD momentum=0.9", "1x1000000", "1x30000000"),
+    Target("AdamW", "1x32768", 1, DIVIDER, 0.274 / 0.30),  # in an L2 of 1 MB
+    *adamw("1000x16", 1, {"over": FUSED, "least": 150.0}),
+    *adamw("100x64", 1, {"over": FUSED, "least": 50.0},
+           {"of": FUNCTIONAL_SAME, "over": SAME, "least": 1 / 1.2}),
+    *adamw("1x64", 1, {"over": FUSED, "least": 10.0}, {"most": 1e-6}, {"of": FUNCTIONAL_SAME, "most": 2e-6}),
+    *adamw("1x100000", 1, {"over": FUSED, "least": 2.7}, {"over": NUMBA, "least": 1.05}),
+    Target("AdamW", "1x100000", 2, NUMBA, 1.05),
+    *adamw("1x1000000", 1, {"over": FUSED, "least": 1.1}, {"over": LIMIT, "least": 0.95},
+           {"over": NUMBA, "least": 1.05}),
+    Target("AdamW", "1x1000000", 2, NUMBA, 1.05),
+    *adamw("1x30000000", 1, {"over": LIMIT, "least": 0.95}, {"over": FUSED, "least": 1.0}),
+    *adamw("1x30000000", 2, {"over": LIMIT, "least": 0.95}, {"over": FUSED, "least": 1.0}),
+    *(Target(method, "1x100000", 1, over, least) for method in (*DIVIDING, "Rprop")
+      for over, least in ((NUMBA, 1.0), (DIVIDER, 1 / 1.1)) if (method, over) != ("Rprop", DIVIDER)),
+    *(Target(method, "1x1000000", 1, NUMBA, 1.0, dtype="float64")
+      for method in ("Adam", "AdamW", *DIVIDING, "Rprop")),
+    *(Target(method, case, 1, LIMIT, 0.95) for method in ("Adagrad", "RMSprop", "SGD", "SGD momentum=0.9")
+      for case in ("1x1000000", "1x30000000")),
+    *whole_step("1000x16", 1, {"over": TORCH, "least": 100.0}),
+    *whole_step("1x1000000", 1, {"over": TORCH, "least": 1.7}),
+    *whole_step("1x30000000", 1, {"over": TORCH, "least": 1.45}, {"over": LIMIT, "least": 0.95}),
+    *whole_step("1x30000000", 2, {"over": TORCH, "least": 1.45}, {"over": LIMIT, "least": 0.95}),
 )
 
 
-def measure(rounds, seconds):
-    """Measures every target: yields the verdicts of each row and case, then those of the whole library."""
-    named = {row.name: row for row in rows()}
-    for (method, case, threads), group in groupby(TARGETS, lambda one: (one.method, one.case, one.threads)):
+def report(args):
+    """Measures every target and prints its verdict; returns them, for JSON."""
+    return print_verdicts(measured(args.rounds, args.seconds or SECONDS))
+
+
+def report_import_time(args):
+    return print_verdicts([[import_time()]])
+
+
+def measured(rounds, seconds):
+    """Yields the verdicts of each row and case, then those of the whole library."""
+    for _, group in groupby(TARGETS, lambda one: one.key):
         group = list(group)
-        names = {target.rival for target in group} - {None}
+        first = group[0]
+        names = {name for target in group for name in (target.over, target.of) if name is not None}
         try:
-            comparison = compare(named[method], parse(case), threads, "float32", rounds, seconds, names)
+            row = next(row for row in first.race.rows if row.name == first.method)
+            comparison = compare(first.race, row, first.race.parse(first.case), first.threads, first.dtype, rounds,
+                                 seconds, names)
         except Unable as reason:
             yield [Verdict(f"{target.text} ({reason})") for target in group]
         else:
@@ -126,10 +165,27 @@ def measure(rounds, seconds):
     yield [import_time()]
 
 
+def print_verdicts(groups):
+    """Prints targets as they are measured; returns them, for JSON."""
+    print(table_head("target", "step, µs", "best", "median", "verdict"), flush=True)
+    results = []
+    for group in groups:
+        for verdict in group:
+            best, middle = (amount(number, verdict.unit) for number in (verdict.best, verdict.median))
+            step = "" if verdict.seconds is None else figures(verdict.seconds * 1e6)
+            print(table_line(verdict.text, step, best, middle, verdict.word), flush=True)
+            results.append(asdict(verdict))
+    return results
+
+
+def amount(number, unit):
+    return "" if number is None else f"{number:.3f} {unit}" if number < 2 else f"{figures(number)} {unit}"
+
+
 def allocation(case="1x1000000"):
     """The memory that a step allocates at its peak: the largest figure of all rows."""
     text = f"{case}, every method: a step after the first allocates less than {ALLOCATED} bytes"
-    peaks = [allocated(Workspace(row, parse(case))) for row in rows()]
+    peaks = [allocated(steps.Work(row, steps.parse(case))) for row in steps.ROWS]
     return Verdict(text, max(peaks), None, "bytes", max(peaks) < ALLOCATED)
 
 

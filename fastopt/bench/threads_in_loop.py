@@ -146,7 +146,7 @@ def line(network, neighbours, part, serial, threaded):
     return Line(network, neighbours, part, median(serial) * 1e3, median(threaded) * 1e3, ratio)
 
 
-def report(rounds=ROUNDS):
+def report(args):
     """Measures and prints all networks, without and with a busy neighbour; returns the lines, for JSON."""
     if threading.most() < max(THREADS):
         print(f"At most {threading.most()} threads can be used here: there is nothing to compare.")
@@ -156,7 +156,7 @@ def report(rounds=ROUNDS):
     results = []
     for hidden, batch in NETWORKS:
         for neighbours in (0, 1):
-            for one in measure(hidden, batch, neighbours, rounds):
+            for one in measure(hidden, batch, neighbours, args.rounds or ROUNDS):
                 print(f"| {one.network} | {one.neighbours} | {one.part} | {one.serial:.3f} "
                       f"| {one.threaded:.3f} | {one.ratio:.2f} x |", flush=True)
                 results.append(asdict(one))

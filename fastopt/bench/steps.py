@@ -1,34 +1,35 @@
-"""The ways to make the step of a method: fastopt's own doors, NumPy, torch.optim, and the memory's own limit.
+"""The race of the elementwise methods: fastopt's interfaces, NumPy, Numba, torch.optim, and what the machine allows.
 
-All rivals of a row do the same work: the same sizes, dtype, hyperparameters and number of threads, dense
+All contenders of a row do the same work: the same sizes, dtype, hyperparameters and number of threads, dense
 gradients that are there before the step, and arrays in memory of the same kind. Each has made its first step,
 with the making of its state, before it is handed over.
 """
 
-import importlib
 import inspect
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import count
 
 import numpy as np
 
 from .. import table
 from ..functional import plural
-from ..kernels import rules
 from ..kernels.arrays import full_like
-from ..kernels.plan import AS_IT_IS, Plan
 from . import numpy_in_place
+from .cases import CASES, LARGE, parse
+from .limit import STATES, same_traffic
+from .race import LIMIT, Contender, Race, Step, torch
 
-FASTOPT, BOUND, FUNCTIONAL = "fastopt step(grads)", "fastopt step(), bound gradients", "fastopt.functional"
+NEW, SAME, BOUND = "fastopt, new gradients", "fastopt, same gradients", "fastopt, bound gradients"
+FUNCTIONAL, FUNCTIONAL_SAME = "functional, new gradients", "functional, same gradients"
 IN_PLACE, BLOCKS, EXPRESSIONS = "NumPy in place", "NumPy in place, in blocks", "NumPy expressions"
-LOOP, FOREACH, FUSED = "torch loop", "torch foreach", "torch fused"
-LIMIT = "same-traffic limit"
+NUMBA = "Numba"
+LOOP, FOREACH, FUSED, COMPILED = "torch loop", "torch foreach", "torch fused", "torch compiled"
+DIVIDER = "divide unit's limit"
 
 # Options beside the defaults that are measured as rows of their own.
 VARIANTS = {"SGD": ({"momentum": 0.9},)}
-LIMIT_STATES = 3  # state arrays that the traffic rule can have
+NEW_BYTES = 256_000  # of new gradients that are made at once: they stay in an L2
+OBJECT_BYTES = 200  # of an array object, about
 
 
 @dataclass(frozen=True)
@@ -52,48 +53,21 @@ class Row:
         return self.method.traffic(itemsize, **self.options)
 
 
-def rows():
-    """The rows of the benchmark: each method of the table with its defaults, then its `VARIANTS`."""
-    return [
-        Row(method, options) for method in table.METHODS if method.elementwise
-        for options in ({}, *VARIANTS.get(method.name, ()))
-    ]
+# each method of the table with its defaults, then its `VARIANTS`
+ROWS = tuple(Row(method, options) for method in table.METHODS if method.elementwise
+             for options in ({}, *VARIANTS.get(method.name, ())))
 
 
-@dataclass(frozen=True)
-class Rival:
-    """One way to make the step: `step(argument)`, with each of `arguments` in turn.
-
-    `before` is called before every step, whose time alone is then counted.
-    """
-
-    name: str
-    step: Callable
-    arguments: tuple = (None,)
-    before: Callable | None = None
-
-
-@cache
-def torch():
-    """The torch module, None where it is missing.
-
-    It must be imported before fastopt's threads start: then both use one OpenMP runtime, whereas two would
-    spin against each other.
-    """
-    try:
-        return importlib.import_module("torch")
-    except ImportError:
-        return None
-
-
-class Workspace:
+class Work:
     """The arrays of a row and case, after the first step.
 
-    The rivals over NumPy memory share the arrays: where its pages lie cannot favour one of them.
+    The contenders over NumPy memory share the arrays: where its pages lie cannot favour one of them.
     """
 
     def __init__(self, row, case, dtype="float32", threads=1):
         self.row, self.case, self.dtype, self.threads = row, case, np.dtype(dtype), threads
+        self.elements = case.total
+        self.traffic = row.traffic(self.dtype.itemsize) * case.total
         self.params, self.grads = self.draw()
         self.optimizer = row.method.optimizer(self.params, **row.options)
         self.optimizer.num_threads = threads
@@ -127,85 +101,104 @@ class Workspace:
         """What parameter `i` has beside its state arrays."""
         return {name: self.optimizer.state[i][name] for name in self.row.method.optimizer.scalar_slots}
 
+    def with_new_gradients(self, step):
+        """A step that has other gradients at each call: array objects that were just made, as by autodiff.
+
+        Small ones have memory of their own, and the last ones are alive while the next are made. Large ones are other
+        views of the same memory, as from a pool: where it lies would favour one contender and not another.
+        """
+        alive = []
+
+        def fresh(calls):
+            nonlocal alive
+            alive = [[grad.copy() if self.case.total < LARGE else grad[:] for grad in self.grads]
+                     for _ in range(calls)]
+            return alive
+
+        size = self.case.total * self.dtype.itemsize if self.case.total < LARGE else 0
+        return Step(step, before=fresh, batch=max(1, NEW_BYTES // (size + OBJECT_BYTES * self.case.arrays)))
+
 
 # ---- fastopt -----------------------------------------------------------------------------------
 
-def fastopt_step(work):
-    # other objects over the same memory at every call, as from a loop that computes its gradients anew
-    return Rival(FASTOPT, work.optimizer.step, (list(work.grads), [grad[:] for grad in work.grads]))
+def new_gradients(work):
+    return work.with_new_gradients(work.optimizer.step)
 
 
-def fastopt_bound(work):
-    return Rival(BOUND, work.optimizer.step)
+def same_gradients(work):
+    return Step(work.optimizer.step, (list(work.grads),))
 
 
-def fastopt_functional(work):
-    if work.case.arrays > 1:
-        return None
-    function, param, numbers = work.row.method.functional, work.params[0], count(2)
+def bound_gradients(work):
+    return Step(work.optimizer.step)
+
+
+def functional(work):
+    """A function of gradients that makes the step without an optimizer."""
+    function, numbers = work.row.method.functional, count(2)
     options = work.row.method.options
-    keywords = {plural(slot, options): array for slot, array in zip(work.slots, work.states[0], strict=True)}
-    keywords |= {plural(slot, options): np.array(value) for slot, value in work.numbers(0).items()}
+    keywords = {plural(slot, options): list(column)
+                for slot, column in zip(work.slots, zip(*work.states, strict=True), strict=True)}
+    for slot in work.row.method.optimizer.scalar_slots:
+        keywords[plural(slot, options)] = [np.array(work.numbers(i)[slot]) for i in range(work.case.arrays)]
     keywords |= work.row.options | {"num_threads": work.threads}
-
-    def step(grad):
-        function(param, grad, step=next(numbers), **keywords)
-
-    return Rival(FUNCTIONAL, step, (work.grads[0], work.grads[0][:]))
+    params = work.params
+    return lambda grads: function(params, grads, step=next(numbers), **keywords)
 
 
-def same_traffic(states):
-    """The rule that moves the bytes of one with so many state arrays.
+def functional_new(work):
+    return work.with_new_gradients(functional(work))
 
-    A factor of 1 keeps every state as it is: no number ever leaves the normal range.
-    """
-    return rules.traffic(one=states > 0, two=states > 1, three=states > 2, x=1.0)
+
+def functional_same(work):
+    return Step(functional(work), (list(work.grads),))
 
 
 def limit(work):
-    """The memory's own limit: the bytes of the method, with one multiplication for each element."""
-    if len(work.slots) > LIMIT_STATES:
+    if len(work.slots) > STATES:
         return None
-    plan, threads = Plan("traffic"), work.threads
-    plan.extend(work.params, [None] * work.case.arrays, 0)
-    for i, states in enumerate(work.states):
-        plan.set_state(i, states)
-    plan.bind(work.grads)
-    answers = [(AS_IT_IS, same_traffic(len(work.slots)), ())]
-
-    def step(_):
-        plan.begin(None)
-        plan.run(answers, threads)
-
-    return Rival(LIMIT, step)
+    return Step(same_traffic(work.params, work.states, work.grads, work.threads))
 
 
-# ---- NumPy -------------------------------------------------------------------------------------
+# ---- NumPy and Numba ---------------------------------------------------------------------------
 
 def in_place(work):
     maker = numpy_in_place.find(work.row)
     if maker is None:
         return expressions(work)
-    return Rival(IN_PLACE, maker(numpy_in_place.cut(work.params, work.grads, work.states)))
+    return Step(maker(numpy_in_place.cut(work.params, work.grads, work.states)))
 
 
 def in_place_blocks(work):
     maker, block = numpy_in_place.find(work.row), numpy_in_place.BLOCK
     if maker is None or work.case.elements <= block:
         return None
-    return Rival(BLOCKS, maker(numpy_in_place.cut(work.params, work.grads, work.states, block)))
+    return Step(maker(numpy_in_place.cut(work.params, work.grads, work.states, block)))
 
 
 def expressions(work):
     function, options, numbers = work.row.method.reference, work.row.options, count(2)
     states = [dict(zip(work.slots, arrays, strict=True)) | work.numbers(i) for i, arrays in enumerate(work.states)]
 
-    def step(_):
+    def step():
         number = next(numbers)
         for param, grad, state in zip(work.params, work.grads, states, strict=True):
             function(param, grad, state, number, **options)
 
-    return Rival(EXPRESSIONS, step)
+    return Step(step, label=EXPRESSIONS)
+
+
+def numba(work):
+    from . import numba_loops
+
+    return Step(numba_loops.step(work.row, work.params, work.grads, work.states, work.threads))
+
+
+def divider(work):
+    from . import numba_loops
+
+    found = numba_loops.divider(work.row.name, work.case.total, work.dtype) if work.threads == 1 else None
+    return found and Step(found[0], steps=found[1])
 
 
 # ---- torch.optim -------------------------------------------------------------------------------
@@ -241,33 +234,41 @@ def tensor(value):
 
 def torch_loop(work):
     optimizer = torch_optimizer(work, foreach=False, fused=False)
-    return optimizer and Rival(LOOP, optimizer.step)
+    return optimizer and Step(optimizer.step)
 
 
 def torch_foreach(work):
     optimizer = torch_optimizer(work, foreach=True)
-    return optimizer and Rival(FOREACH, optimizer.step)
+    return optimizer and Step(optimizer.step)
 
 
 def torch_fused(work):
     optimizer = torch_optimizer(work, fused=True) if work.row.method.torch_fused else None
-    return optimizer and Rival(FUSED, optimizer.step)
+    return optimizer and Step(optimizer.step)
 
 
-MAKERS = {
-    FASTOPT: fastopt_step,
-    BOUND: fastopt_bound,
-    FUNCTIONAL: fastopt_functional,
-    IN_PLACE: in_place,
-    BLOCKS: in_place_blocks,
-    LOOP: torch_loop,
-    FOREACH: torch_foreach,
-    FUSED: torch_fused,
-    LIMIT: limit,
-}
+def torch_compiled(work):
+    optimizer = torch_optimizer(work, foreach=True)
+    return optimizer and Step(torch().compile(optimizer.step))
 
 
-def rivals(work, names=None):
-    """The rivals of a workspace: all, or those whose makers have the `names`."""
-    made = [MAKERS[name](work) for name in MAKERS if names is None or name in names]
-    return [rival for rival in made if rival is not None]
+RACE = Race(
+    "steps", "Steps of the elementwise methods.", ROWS, CASES, parse, Work,
+    (
+        Contender(NEW, new_gradients),
+        Contender(SAME, same_gradients),
+        Contender(BOUND, bound_gradients),
+        Contender(FUNCTIONAL, functional_new),
+        Contender(FUNCTIONAL_SAME, functional_same),
+        Contender(IN_PLACE, in_place),
+        Contender(BLOCKS, in_place_blocks),
+        Contender(NUMBA, numba, needs="numba"),
+        Contender(LOOP, torch_loop, needs="torch"),
+        Contender(FOREACH, torch_foreach, needs="torch"),
+        Contender(FUSED, torch_fused, needs="torch"),
+        Contender(COMPILED, torch_compiled, needs="torch", asked=True),  # which compiles for minutes
+        Contender(LIMIT, limit),
+        Contender(DIVIDER, divider, needs="numba"),
+    ),
+    base=NEW,
+)
