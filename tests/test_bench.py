@@ -19,6 +19,7 @@ from fastopt.bench import (
     numpy_in_place,
     race,
     runner,
+    schedulers,
     sparse,
     stages,
     steps,
@@ -514,6 +515,7 @@ SMALL = {"averages": "3x37", "adafactor": "8x8", "muon": "6x9", "lbfgs": "1x300"
 @pytest.mark.parametrize("name", SMALL)
 def test_a_race_prints_its_rows_and_contenders(name, capsys, monkeypatch):
     monkeypatch.setattr(sparse, "TABLE", 100)
+    monkeypatch.setattr(schedulers, "PREVIEWED", 300)
     monkeypatch.setattr(lbfgs, "HISTORY", 4)
     monkeypatch.setattr(runner, "LEAST", 0.0)
     monkeypatch.setattr(stages.TorchStep, "fastest", lambda self, work, ways: next(iter(ways.items())))
