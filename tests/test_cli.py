@@ -47,7 +47,8 @@ def test_every_main_is_in_the_table():
     package = Path(cli.__file__).parent
     mains = {".".join(("fastopt", *path.relative_to(package).with_suffix("").parts)).removesuffix(".__main__")
              for path in package.rglob("*.py") if "__main__" in path.read_text(encoding="utf-8").splitlines()[-2:][0]}
-    assert mains - {"fastopt"} == {name.split()[-1] for name in COMMANDS if "-m" in name}
+    mains -= {"fastopt", "fastopt.kernels.loops"}  # the second is a step of the build
+    assert mains == {name.split()[-1] for name in COMMANDS if "-m" in name}
     assert set(cli.COMMANDS) == {name.split()[-1] for name in COMMANDS if name.startswith("fastopt ")}
 
 
