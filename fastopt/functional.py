@@ -49,11 +49,17 @@ MOST = 16_384  # parameters of which one function keeps what it found: some 8 MB
 CALL = 16  # as so many more
 
 
+class Call(Engine):
+    """The engine of a call: it knows where and what its arrays were, but does not hold them between calls."""
+
+    options: dict | None = None  # the hyperparameters that were given; None: to be read at every call
+
+
 class Calls:
     """The calls of one function: their checks, and the engines of the last ones.
 
-    An engine knows where and what its arrays were, but does not hold them. Whoever steps with it takes it out of
-    `known`, so that other threads, and functions that a step calls, do not find it.
+    Whoever steps with an engine takes it out of `known`, so that other threads, and functions that a step calls, do not
+    find it.
     """
 
     def __init__(self, method):
@@ -63,7 +69,7 @@ class Calls:
         self.plurals = [plural(slot, self.defaults) for slot in method.state_slots]
         self.numbers = [plural(slot, self.defaults) for slot in method.scalar_slots]
         self.plain = {name: check(name, self.defaults[name]) for name, check in method.hyperparameters.items()}
-        self.known: dict[int, Engine] = {}  # id of the first parameter -> engine, the last used at the end
+        self.known: dict[int, Call] = {}  # id of the first parameter -> engine, the last used at the end
         self.count = 0  # at least as much as is in it
 
     def begin(self, params, states, step, num_threads, given):
@@ -74,7 +80,7 @@ class Calls:
         settings = self.settings(given)
         if isinstance(step, bool) or not isinstance(step, (int, np.integer)) or step < 1:
             raise ValueError(f"step must be an integer of at least 1, got {step!r}")
-        engine = Engine(method)
+        engine = Call(method)
         engine.num_threads = num_threads
         needed = method.slots(settings)
         params = listed(params, "params")
@@ -139,25 +145,21 @@ class Calls:
         group.prepare = self.method.prepared(settings)
         moves_on = group.slots and settings.get("momentum")
         engine.plan.accept("no" if moves_on or settings.get("weight_decay") else self.method.sparse)
-        group.known = given if all(map(lasts, given.values())) else None
+        engine.options = given if all(map(lasts, given.values())) else None
 
     def resume(self, engine, params, states, step, num_threads, given):
         """Lets an engine go on with these arguments; False: it was made for others, or something is wrong."""
-        group = engine.groups[0]
-        if group.known is None or not same(given, group.known):
-            columns = self.columns(states, given)
-            states = tuple(map(columns.get, self.plurals))
-            given = self.options(given)
-            if group.known is None or not same(given, group.known):
-                settings = self.settings(given)
-                if tuple(self.method.slots(settings)) != group.slots:
-                    return False
-                self.settle(engine, settings, given)
-        if type(step) is not int or step < 1:
+        columns = self.columns(states, given)
+        given = self.options(given)
+        if not same(given, engine.options):
+            settings = self.settings(given)
+            if tuple(self.method.slots(settings)) != engine.groups[0].slots:
+                return False
+            self.settle(engine, settings, given)
+        if type(step) is not int:
             return False
-        if num_threads is not engine._num_threads:
-            engine.num_threads = num_threads
-        return engine.plan.take_up(params, states, step - 1)
+        engine.num_threads = num_threads
+        return engine.plan.take_up(params, tuple(map(columns.get, self.plurals)), step - 1)
 
     def take_numbers(self, engine, states, given):
         """The numbers of the state, by slot, which the engine goes on from."""
@@ -169,9 +171,9 @@ class Calls:
         return found
 
     def keep(self, first, engine):
-        """Keeps an engine for the next call with this first parameter."""
+        """Keeps an engine for the next call with the first parameter of this id."""
         known = self.known
-        known[id(first)] = engine
+        known[first] = engine
         self.count += len(engine.plan) + CALL
         if self.count > MOST:
             left = known.copy()
@@ -190,23 +192,24 @@ def door(method):
     plurals, defaults = calls.plurals, calls.defaults
 
     def function(params, grads, *states, step, num_threads=None, **given):
-        first = params[0] if isinstance(params, (list, tuple)) and params else params
-        engine = known.pop(id(first), None)
-        new = engine is None or not resume(engine, params, states, step, num_threads, given)
-        if new:
-            engine = calls.begin(params, states, step, num_threads, given)
-        if type(grads) is not list:
-            grads = listed(grads, "grads")
+        first = id(params[0] if isinstance(params, (list, tuple)) and params else params)
+        engine, new = known.pop(first, None), False
+        if not (engine is not None and same(given, engine.options) and num_threads is engine._num_threads
+                and type(step) is int and engine.plan.take_up(params, states, step - 1)):
+            new = engine is None or not resume(engine, params, states, step, num_threads, given)
+            if new:
+                engine = calls.begin(params, states, step, num_threads, given)
+        plan = engine.plan
         columns = calls.take_numbers(engine, states, given) if numbers else ()
-        engine.plan.during(engine.make, grads)
+        plan.during(engine.make, grads if type(grads) is list else listed(grads, "grads"))
         for k, column in enumerate(columns):
             for i, number in enumerate(column):
-                number[...] = engine.plan.get_scalars(i)[k]
-        engine.plan.let_go()
+                number[...] = plan.get_scalars(i)[k]
+        plan.let_go()
         if new:
             calls.keep(first, engine)
         else:
-            known[id(first)] = engine
+            known[first] = engine
 
     positional, keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
     always = method.slots({name: defaults[name] for name in method.hyperparameters})

@@ -38,10 +38,31 @@ cdef extern from *:
       if (PyArray_BYTES(p) == memory && key == header && PyArray_ISCARRAY(p)) seen |= FASTOPT_UNMOVED;
       return seen;
     }
+    /* Whether all of these are plain arrays, writable, where and what is known of them; memory and header of each stand
+       `stride` bytes after those of the one before. */
+    static int fastopt_all_there(PyObject **arrays, Py_ssize_t count, const char *memory, const char *header,
+                                 size_t stride) {
+      Py_ssize_t i;
+      int k;
+      for (i = 0; i < count; i++, memory += stride, header += stride) {
+        PyArrayObject *p = (PyArrayObject *)arrays[i];
+        const npy_intp *shape;
+        size_t key;
+        if (Py_TYPE(arrays[i]) != &PyArray_Type || PyArray_BYTES(p) != *(char *const *)memory || !PyArray_ISCARRAY(p))
+          return 0;
+        shape = PyArray_DIMS(p);
+        key = (size_t)(PyArray_TYPE(p) + 64 * PyArray_NDIM(p) + 1);
+        for (k = 0; k < PyArray_NDIM(p); k++) key = fastopt_mix(key, (size_t)shape[k]);
+        if (key != *(const size_t *)header) return 0;
+      }
+      return 1;
+    }
     """
     enum:
         UNMOVED "FASTOPT_UNMOVED"
         ALIKE "FASTOPT_ALIKE"
         WRITEABLE "FASTOPT_WRITEABLE"
     size_t fastopt_header(object array) noexcept
+    bint fastopt_all_there(PyObject **arrays, Py_ssize_t count, const char *memory, const char *header,
+                           size_t stride) noexcept
     int fastopt_look(PyObject *param, PyObject *gradient, const char *memory, size_t header) noexcept

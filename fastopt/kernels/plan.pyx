@@ -20,7 +20,7 @@ from .checks import called, check_overlap, check_parameter
 from .sparse import SparseRows
 
 from .checks cimport check_spans, check_state, shares
-from .headers cimport ALIKE, UNMOVED, WRITEABLE, fastopt_header, fastopt_look
+from .headers cimport ALIKE, UNMOVED, WRITEABLE, fastopt_all_there, fastopt_header, fastopt_look
 from .hold cimport Hold
 from .rules cimport COEFFICIENTS, DECAY, DECAYS, FORMS, KINDS, SCALE, SCALED, STATES, Coefficients, number_of
 from .memory cimport Memory
@@ -504,7 +504,7 @@ cdef class Plan(Hold):
         """
         cdef Py_ssize_t i, k, given = len(columns)
         cdef list held = []
-        cdef list arrays = self.those_known(params, -1)
+        cdef list arrays = None if step < 0 else self.those_known(params, -1)
         if arrays is None:
             return False
         for k in range(STATES):
@@ -520,24 +520,16 @@ cdef class Plan(Hold):
 
     cdef list those_known(self, given, int slot):
         """A list of these arrays, if they are where and what the parameters (slot -1) or their state arrays were."""
-        cdef Py_ssize_t i
-        cdef Item *item = self.walk.items
-        cdef PyObject **array
+        cdef Item *first = self.walk.items
         cdef list arrays
         if type(given) is list:
             arrays = (<list>given)[:]
-        elif isinstance(given, (list, tuple)):
-            arrays = list(given)
         else:
-            arrays = [given]
-        if len(arrays) != self.walk.count:
+            arrays = list(given) if isinstance(given, (list, tuple)) else [given]
+        if len(arrays) != self.walk.count or not fastopt_all_there(
+                list_items(arrays), self.walk.count, <char*>(&first.param if slot < 0 else &first.state[slot]),
+                <char*>&first.header, sizeof(Item)):
             return None
-        array = list_items(arrays)
-        for i in range(self.walk.count):
-            if not cnp.PyArray_CheckExact(<object>array[i]) or not UNMOVED & fastopt_look(
-                    array[i], NULL, item.param if slot < 0 else item.state[slot], item.header):
-                return None
-            item += 1
         return arrays
 
     # ---- gradients

@@ -75,14 +75,14 @@ def unchanged(dict group not None, list values):
     return True
 
 
-def same(dict one not None, dict other not None):
-    """Whether two dicts have, in order, the very same keys and values."""
+def same(dict one not None, dict other):
+    """Whether two dicts have, in order, the very same keys and values; False for None."""
     cdef Py_ssize_t at = 0, where = 0
     cdef PyObject *key
     cdef PyObject *value
     cdef PyObject *other_key
     cdef PyObject *other_value
-    if len(one) != len(other):
+    if other is None or len(one) != len(other):
         return False
     while PyDict_Next(one, &at, &key, &value):
         PyDict_Next(other, &where, &other_key, &other_value)
