@@ -1,7 +1,7 @@
 """Averages of weights beside the training: exponential (EMA) and with equal weights (SWA).
 
-An average follows the parameters of a model in memory of its own. It is updated after each step, and evaluated in
-the place of the parameters, which often generalise worse than their average.
+An average follows the parameters of a model in memory of its own. It is updated after each step, and evaluated
+instead of the parameters, because it often generalises better.
 
 >>> import numpy as np, fastopt
 >>> params = {"w": np.zeros(3)}
@@ -42,7 +42,7 @@ BLOCK = 65_536  # bytes that are exchanged at a time: they stay in the L2
 
 
 class Averaging(Method):
-    """What an average does with the parameters: they stand in the place of a gradient."""
+    """What an average does with the parameters: they take the role of a gradient."""
 
     rule = "average"
     decays = False
@@ -76,12 +76,12 @@ class Average(Front):
             complex128) keeps them in double precision: with tiny weights a float32 average stops following.
 
     Attributes:
-        averages: the averages, in the order of the parameters: arrays in own memory that stay the same for ever.
-        n_averaged: updates made, as in torch's AveragedModel. Settable; 0 lets the next update begin anew.
+        averages: the averages, in the order of the parameters: arrays in memory of their own, always the same objects.
+        n_averaged: updates made, as in torch's AveragedModel. Settable; 0 makes the next update start over.
         num_threads: how many threads an update may use; None (the default) is `fastopt.get_num_threads()`.
 
     Raises:
-        TypeError, ValueError: a parameter is not as an optimizer wants it, or an argument not as said above.
+        TypeError, ValueError: a parameter is not one that an optimizer takes, or an argument is not as described.
 
     An update is one pass over memory and has the same bits on every SIMD level and for any number of threads. It is
     the compiled rule `average`, with the average as the parameter, the live parameter as the gradient and
@@ -114,7 +114,7 @@ class Average(Front):
         return weight, 1.0 - weight
 
     def _rule(self, count):
-        """The same with the form of the rule: where w is near 1, or 1, it rounds otherwise."""
+        """The same, with the form of the rule, which rounds otherwise where w is 1/2 or more."""
         w, rest = self.coefficients(count)
         return rules.average(first=rest == 0.0, light=w < rest, w=w, rest=rest)
 
@@ -166,9 +166,9 @@ class Average(Front):
         self._n_averaged = step_count(count)
 
     def rebind(self, params: Params) -> None:
-        """Follows other arrays from now on, when a framework's parameters moved; the averages stay.
+        """Averages other arrays from now on, after a framework replaced its parameters; the averages stay.
 
-        An average of an optimizer follows `Optimizer.rebind` by itself, and this rebinds that optimizer.
+        An average of an optimizer takes part in `Optimizer.rebind` by itself, and this rebinds that optimizer.
 
         Args:
             params: the structure, shapes and dtypes of the parameters so far.
@@ -180,7 +180,7 @@ class Average(Front):
         self._check_free("rebind()")
         self._source.rebind(params)
 
-    # ---- the averages in the place of the parameters
+    # ---- the averages instead of the parameters
 
     def average_parameters(self) -> AbstractContextManager[None]:
         """A context in which the parameters have the values of their averages.
@@ -201,8 +201,8 @@ class Average(Front):
         """Copies the averages into parameters, for good.
 
         Args:
-            params: where to, in any structure that an optimizer takes, or an optimizer; matched by name where both
-                sides have names, else by position. None is the parameters that are averaged.
+            params: the destination, in any structure that an optimizer takes, or an optimizer; matched by name where
+                both sides have names, else by position. None is the parameters that are averaged.
 
         Raises:
             TypeError, ValueError: number, names, shapes or kinds of number differ, or a parameter cannot be written;
@@ -232,8 +232,8 @@ class Average(Front):
     def state_dict(self) -> dict[str, Any]:
         """Returns copies of the averages, and their count, in the layout of torch's AveragedModel.
 
-        `{"n_averaged": n, "module.<name>": array, ...}`; a parameter without a name has its position in the place of
-        it. The arguments are not saved, as in torch: the program that loads brings them along.
+        `{"n_averaged": n, "module.<name>": array, ...}`; a parameter without a name has its position
+        instead. As in torch, the arguments are not saved: the program that loads has to give them.
 
         Raises:
             RuntimeError: the averages are in the parameters, or an update is being made.
@@ -346,13 +346,13 @@ class EMA(Average):
         inv_gamma: γ, above 0: larger is slower.
         power: above 0: larger is faster; 1 with γ = 1 gives the mean of all.
         min_decay: d is never less, from the second averaged parameters on; at least 0 and at most `decay`.
-        update_after_step: so many updates only copy the parameters, before averaging begins.
+        update_after_step: the number of updates that only copy the parameters, before averaging begins.
         debias: weights all parameters by how long ago they were, the first too, which otherwise has the weight of
             all before it (Adam's bias correction). Needs a decay that is a number below 1, without warm-up.
         dtype: see `Average`.
 
     Raises:
-        TypeError, ValueError: an argument is not as said above; see also `Average`.
+        TypeError, ValueError: an argument is not as described; see also `Average`.
 
     >>> import numpy as np, fastopt
     >>> w = np.array([0.0])

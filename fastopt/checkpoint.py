@@ -67,7 +67,7 @@ def save(path: str | os.PathLike, optimizer: Any = None, scheduler: Any = None, 
         progress: is called as `progress(bytes so far, bytes in all)`, some ten times for a gigabyte at least.
 
     Raises:
-        TypeError, ValueError: an argument is not as said above, or has something that is none of these.
+        TypeError, ValueError: an argument is not as described, or has an object of another kind.
         OSError: the file cannot be written: no such folder, no permission, no space. The old file is still there.
 
     The arrays are written from where they are: a large state takes no second memory. Until it is done, a step of the
@@ -88,7 +88,7 @@ def save(path: str | os.PathLike, optimizer: Any = None, scheduler: Any = None, 
     (True, 0.1, 1)
     >>> folder.cleanup()
 
-    Source: the format is that of huggingface.co/docs/safetensors.
+    Source of the format: huggingface.co/docs/safetensors.
     """
     parts = given(optimizer, scheduler, ema, scaler)
     arrays = Arrays()
@@ -121,7 +121,7 @@ def load(path: str | os.PathLike, optimizer: Any = None, scheduler: Any = None, 
         progress: as for `save`.
 
     Returns:
-        What `extra` was; of a file of torch a dict of the entries that are none of those above.
+        What `extra` was; for a file of torch, a dict of all other entries.
 
     Raises:
         TypeError, ValueError: the file is damaged, of another version, of another model, or of other optimizers or
@@ -131,7 +131,7 @@ def load(path: str | os.PathLike, optimizer: Any = None, scheduler: Any = None, 
 
     Checksums tell whether a byte was altered by accident. All is judged before anything is changed. A file from a
     stranger can do no harm. Parameters and state have the same bits as when they were saved, whatever the machine.
-    State is read into the arrays that the optimizer then keeps; until all is read it has its old ones, too.
+    State is read into new arrays, which the optimizer takes once all is read; until then it has its old ones, too.
 
     See `save` for an example.
     """
@@ -253,7 +253,7 @@ def judged_params(content, params):
 
 
 class Arrays:
-    """Collects the arrays of a tree under names, and puts JSON in the place of all else."""
+    """Collects the arrays of a tree under names, and puts JSON for everything else."""
 
     def __init__(self):
         self.found: dict[str, np.ndarray] = {}
@@ -549,7 +549,7 @@ def read_arrays(file, entries, wanted, size, progress):
 
 
 def fill_from(file, chunk):
-    """Reads so many bytes."""
+    """Reads this number of bytes."""
     done = 0
     while done < len(chunk):
         many = file.readinto(chunk[done:])
@@ -562,7 +562,7 @@ def fill_from(file, chunk):
 
 
 def from_torch(path):
-    """The content of a file that torch.save wrote, as that of one of ours."""
+    """The content of a file that torch.save wrote, in the form of ours."""
     try:
         import torch
     except ImportError:
@@ -600,13 +600,13 @@ def to_torch(state_dict: Mapping[str, Any]) -> dict[str, Any]:
         state_dict: of an optimizer, a `MuonAdamW` (its two parts are converted) or an average.
 
     Returns:
-        The same with tensors in the place of the arrays: copies, so that torch may step them. What torch has not is
+        The same with tensors for the arrays: copies, so that torch may step them. What torch lacks is
         left out: `step_count`, counters of stages, and options as torch always has them.
 
     Raises:
         ImportError: torch is not installed.
         TypeError, ValueError: it is no such dict, or it has what would be lost: slow weights of Lookahead,
-            accumulated gradients, an `eps_mode` or `momentum_mode` that torch has not.
+            accumulated gradients, an `eps_mode` or `momentum_mode` that torch lacks.
 
     >>> import numpy as np, fastopt
     >>> w = np.ones(3, "float32")
@@ -616,7 +616,7 @@ def to_torch(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     >>> theirs = torch.optim.Adam([torch.from_numpy(w).requires_grad_()])       # doctest: +SKIP
     >>> theirs.load_state_dict(fastopt.to_torch(opt.state_dict()))              # doctest: +SKIP
 
-    Source: the layouts are those of torch.optim 2.13.
+    Source of the layouts: torch.optim 2.13.
     """
     import torch
 
@@ -625,7 +625,7 @@ def to_torch(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     stages = state_dict.get("stages", {})
     for key, what in (("slow", "slow weights of Lookahead"), ("weight", "accumulated gradients")):
         if stages.get(key):
-            raise ValueError(f"state_dict has {what}, which torch has not")
+            raise ValueError(f"state_dict has {what}, which torch lacks")
     if "n_averaged" in state_dict:
         return {key: torch.tensor(value) for key, value in state_dict.items()}
     if "param_groups" not in state_dict:
@@ -637,7 +637,7 @@ def to_torch(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     for index, group in enumerate(state_dict["param_groups"]):
         for name in NOT_TORCHS & set(group):
             if group[name] not in ("outside", "torch"):
-                raise ValueError(f"group {index} has {name}={group[name]!r}, which torch has not")
+                raise ValueError(f"group {index} has {name}={group[name]!r}, which torch lacks")
         groups.append({name: value for name, value in group.items() if name not in NOT_TORCHS})
     return {"state": {key: tensors(entries, torch) for key, entries in state_dict["state"].items()},
             "param_groups": tensors(groups, torch)}

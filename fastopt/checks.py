@@ -111,7 +111,7 @@ def flag(name, value):
 
 def one_of(*choices):
     def check(name, value):
-        if type(value).__hash__ is None or value not in choices:  # == of arrays has no one answer
+        if type(value).__hash__ is None or value not in choices:  # == of arrays is an array
             raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {shown(value)}")
         return value
 
@@ -155,7 +155,7 @@ def whole_number(least, most):
 
 
 def numbers(count):
-    """A check of a sequence of so many numbers."""
+    """A check of a sequence of `count` numbers."""
     def check(name, value):
         try:
             parts = tuple(value)

@@ -102,7 +102,7 @@ def execute(parser, run, argv=None):
 
 
 def guarded(name, function):
-    """The exit code of a command: of `function()`, or of what kept it from its end, which is told in one line."""
+    """The exit code of a command: of `function()`, or of what stopped it, which is reported in one line."""
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # closed when the process began
             setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))

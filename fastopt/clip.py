@@ -36,7 +36,7 @@ def clip_grad_norm_(grads: Grads, max_norm: float, norm_type: float = 2.0, error
 
     Args:
         grads: writable float32, float64, complex64 or complex128 gradients, C-contiguous: an array, or any nesting of
-            sequences and mappings of them. None in the place of an array is left out.
+            sequences and mappings of them. A None among the arrays is left out.
         max_norm: the largest norm, at least 0. Infinity measures without clipping.
         norm_type: p, above 0: ‖g‖ = (Σ |g|^p)^(1/p); infinity takes the largest |g|.
         error_if_nonfinite: raises where the norm is NaN or infinite. Otherwise such a norm scales as the formula says,
@@ -48,7 +48,7 @@ def clip_grad_norm_(grads: Grads, max_norm: float, norm_type: float = 2.0, error
         The norm before clipping; 0.0 where there is nothing. Gradients of at most `max_norm` are not written.
 
     Raises:
-        TypeError, ValueError: an argument is not as said above, or two gradients share memory; nothing was changed.
+        TypeError, ValueError: an argument is not as described, or two gradients share memory; nothing was changed.
         RuntimeError: the norm is not finite, with `error_if_nonfinite`; nothing was changed.
 
     The norm is summed in double precision (torch's, in float32, loses digits over millions of elements), and has
@@ -77,7 +77,7 @@ def get_total_norm(grads: Grads, norm_type: float = 2.0, error_if_nonfinite: boo
         norm_type, error_if_nonfinite: as for `clip_grad_norm_`.
 
     Raises:
-        TypeError, ValueError: an argument is not as said above.
+        TypeError, ValueError: an argument is not as described.
         RuntimeError: the norm is not finite, with `error_if_nonfinite`.
 
     >>> import numpy as np, fastopt
@@ -96,7 +96,7 @@ def clip_grads_with_norm_(grads: Grads, max_norm: float, total_norm: float, eps:
         total_norm: the norm to bring down to `max_norm`, at least 0; it may be infinite or NaN.
 
     Raises:
-        TypeError, ValueError: an argument is not as said above; nothing was changed.
+        TypeError, ValueError: an argument is not as described; nothing was changed.
 
     >>> import numpy as np, fastopt
     >>> half = np.array([2.0, 4.0])
@@ -120,7 +120,7 @@ def clip_grad_value_(grads: Grads, clip_value: float) -> None:
         clip_value: the largest absolute value, at least 0. NaN elements stay.
 
     Raises:
-        TypeError, ValueError: an argument is not as said above; nothing was changed.
+        TypeError, ValueError: an argument is not as described; nothing was changed.
 
     >>> import numpy as np, fastopt
     >>> grad = np.array([0.5, -3.0, np.inf, np.nan])

@@ -179,7 +179,7 @@ class Settings:
     threads: int | None = None  # of the optimizer; None: fastopt.get_num_threads()
 
     def steps(self, images):
-        """Steps of a run over so many images."""
+        """Steps of a run over a number of images."""
         return self.epochs * math.ceil(images / self.batch)
 
     @property
@@ -270,7 +270,7 @@ def timed(function, *arguments):
 
 def batches(settings, images, labels):
     """Yields for each epoch a list of its batches, in an order that the seed decides."""
-    # another stream than that of the first weights
+    # another stream than the first weights have
     random = np.random.default_rng((settings.seed, 1))
     for _ in range(settings.epochs):
         order = random.permutation(len(images))

@@ -35,13 +35,13 @@ class GradScaler:
         enabled: False makes `step` the optimizer's own, `scale` return what it is given, and the rest do nothing.
 
     Raises:
-        TypeError, ValueError: an argument is not as said above.
+        TypeError, ValueError: an argument is not as described.
 
     Names, defaults, growth rules and checkpoints are those of torch.amp.GradScaler, and the scale is a float32 number
-    as there. Other than in torch: gradients are arguments, which `step` only reads;
+    as there. Unlike torch's: gradients are arguments, which `step` only reads;
     `scale` need not be called before `step`, for those who multiply by `get_scale()`; a scale that would leave the
     range above stays as it is (torch lets it fall to 0); a growth interval made shorter than the steps made in a row
-    takes effect at once (in torch never); and what is called out of turn is always a RuntimeError.
+    takes effect at once (in torch never); and a call out of turn always raises RuntimeError.
 
     >>> import numpy as np, fastopt
     >>> w = np.ones(2)
@@ -101,7 +101,7 @@ class GradScaler:
                             f"got {type(outputs).__name__}") from None
 
     def unscale_(self, optimizer: Optimizer, grads: Grads = None) -> None:
-        """Divides gradients by the scale, in place, and looks for NaN and infinities: to clip or inspect them.
+        """Divides gradients by the scale, in place, and checks them for NaN and infinities: to clip or inspect them.
 
         Needed only where something uses the unscaled gradients before the step: `step(..., clip=...)` clips without.
 
@@ -110,7 +110,7 @@ class GradScaler:
             grads: writable gradients, as for `Optimizer.step`, sparse ones too. None: those bound to the optimizer.
 
         Raises:
-            TypeError, ValueError: a gradient is not as it must be; nothing was changed.
+            TypeError, ValueError: a gradient is invalid; nothing was changed.
             RuntimeError: called a second time for this optimizer, or after its step, before `update()`.
         """
         if not self._enabled:

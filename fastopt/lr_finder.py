@@ -1,4 +1,4 @@
-"""The learning-rate range test: trains while the rate rises, to see which rates a model can be trained with.
+"""The learning-rate range test: trains while the rate rises, to find the rates that a model can be trained with.
 
 >>> import numpy as np, fastopt
 >>> w = np.array([1.0, 1.0])
@@ -30,7 +30,7 @@ from .schedules import exponential_decay, linear_schedule
 
 __all__ = ["RangeTest", "lr_range_test"]
 
-WARM_UP = 10  # one in so many rates, the first, has no part in the suggestions: few losses are in its average
+WARM_UP = 10  # the first of 10 parts of the rates has no part in the suggestions: its averages are of few losses
 END, DIVERGED, NOT_FINITE = "end", "diverged", "not finite"
 
 
@@ -46,30 +46,30 @@ def lr_range_test(optimizer: Optimizer, step: Callable[[], Any], start_lr: float
         s = m / (1 - β^(i+1))  with  m = β m + (1 - β) l  from zero
 
     Args:
-        optimizer: a fastopt optimizer, but Rprop, whose rate is only where its step sizes begin. Every group gets the
-            same rate, also where theirs differ.
+        optimizer: any fastopt optimizer except Rprop, whose rate only sets the first step sizes. Every group gets the
+            same rate, even where theirs differ.
         step: a function without arguments that makes one training step with `optimizer` and returns the loss, best on
             fresh data each time. The step may be skipped, by `on_nonfinite` or a `GradScaler`. It must not step a
             scheduler.
-        start_lr: the first rate, above 0; small enough that nothing is learnt.
+        start_lr: the first rate, above 0; small enough that the model learns nothing.
         end_lr: the last rate, above `start_lr`; so large that training diverges.
         num_iter: steps, at least 2.
         mode: `"exponential"` or `"linear"`: how the rate rises.
         smoothing: β, at least 0 and less than 1. 0 does not smooth; the more, the later a change of the loss shows.
-        stop_div: ends the test where the smoothed loss has risen above so many times the lowest one (where that is
+        stop_div: ends the test where the smoothed loss exceeds `stop_div` times the lowest one (where that is
             negative: by `stop_div - 1` times its size); above 1. None goes on to the end.
 
     Returns:
         The rates and losses, suggestions, and a picture: see `RangeTest`.
 
     Raises:
-        TypeError, ValueError: an argument is not as said above; `step` returned no number, called no step of the
+        TypeError, ValueError: an argument is not as described; `step` did not return a number, did not step the
             optimizer, or changed the learning rate.
 
     A loss that is not finite ends the test. Afterwards, also when `step` raised or Ctrl-C was pressed, the parameters,
     the state, step counts and hyperparameters of the optimizer, its stages with their averages and counters,
     `last_step` and the gradients given to `accumulate` before are what they were, bit for bit, so that training and
-    schedulers go on as if there had been no test; copies are kept meanwhile. Not undone is what `step` changes
+    schedulers go on as if there had been no test; the test holds copies meanwhile. Not undone is what `step` changes
     elsewhere: random generators, the position in a data set, the scale of a `GradScaler`, averages that it updates.
 
     Source: Smith 2017, arXiv 1506.01186, section 3.3. Arguments as those of fastai's and Lightning's lr_find, which
@@ -183,8 +183,8 @@ class RangeTest:
         stopped: why there were no more steps: `"end"` of the rates, `"diverged"`, or `"not finite"`.
         mode: how the rates rise.
 
-    The suggestions are of the smoothed losses, without those of the first tenth of the rates, of which the average has
-    too few. Each is None where these do not fall. They are where to begin, not where to end: look at the picture.
+    The suggestions are of the smoothed losses, without the first tenth of the rates, where the average is of too few.
+    Each is None where the losses do not fall. They are a place to start, not a final choice: plot the curve.
     """
 
     def __init__(self, rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray, stopped: str, mode: str) -> None:
@@ -192,7 +192,7 @@ class RangeTest:
 
     @property
     def steepest(self) -> float | None:
-        """The rate where the smoothed loss falls fastest, over the logarithm of the rate: fast, but near the edge."""
+        """The rate where the smoothed loss falls fastest, over the logarithm of the rate: close to divergence."""
         rates, losses = self._settled()
         if len(losses) < 2:
             return None

@@ -32,7 +32,7 @@ def curves(words, steps):
 
     Args:
         words: names, each followed by `option=value`, and expressions.
-        steps: the examples, whose options are replaced, are fitted to so many steps.
+        steps: the number of steps that the examples, whose options are replaced, are fitted to.
 
     Raises:
         Stop: with what is wrong and what is allowed.
@@ -88,7 +88,7 @@ def evaluated(text):
         raise ValueError(f"an expression has at most {LONGEST:,} characters, got {len(text):,}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that the text looks like a slip
+            warnings.simplefilter("ignore")  # that the text might be a slip
             tree = ast.parse(text.strip(), mode="eval")
     except (RecursionError, MemoryError):
         raise ValueError("the expression is nested too deeply") from None

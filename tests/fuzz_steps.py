@@ -719,7 +719,7 @@ class Run:
                 self.optimizer.state[position][key] = value
 
     def exchange(self):
-        """The averages in the place of the parameters, and back."""
+        """The averages instead of the parameters, and back."""
         for average, own in zip(self.own_averages, self.oracle.averages, strict=True):
             before = [param.tobytes() for param in self.params]
             with average.average_parameters():
@@ -1137,7 +1137,7 @@ def smallest(case, error):
 
 
 def fuzz(count, seed, chunk, report, methods=tuple(TABLE)):
-    """Runs so many cases, a chunk at a time, and returns the failures: kind -> (how many, smallest case, error)."""
+    """Runs a number of cases, a chunk at a time, and returns the failures: kind -> (how many, smallest case, error)."""
     failures, done, began = {}, 0, time.monotonic()
 
     def run(case):
@@ -1169,7 +1169,7 @@ def main(arguments=None):
     parser.add_argument("--cases", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--chunk", type=int, default=500, help="cases between two lines of progress")
-    parser.add_argument("--threads", type=int, help="steps with so many threads, however small they are")
+    parser.add_argument("--threads", type=int, help="steps with this many threads, however small they are")
     parser.add_argument("--method", action="append", choices=list(TABLE), help="only this one; may be repeated")
     asked = parser.parse_args(arguments)
     if asked.threads:

@@ -24,7 +24,7 @@ def wide(array):
 
 
 def at(value, count):
-    """A hyperparameter after so many steps."""
+    """A hyperparameter after a number of steps."""
     if callable(value):
         return value(count)
     return tuple(at(part, count) for part in value) if isinstance(value, (list, tuple)) else value

@@ -321,7 +321,7 @@ def test_threads_and_levels_of_an_object(team, monkeypatch):
         ema.num_threads = 0
 
 
-# ---- in the place of the parameters
+# ---- instead of the parameters
 
 def trained(dtype=None, own="float32", **arguments):
     """An optimizer, its parameters (one longer than a block, NaN among them) and their average, after some steps."""

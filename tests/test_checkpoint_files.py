@@ -55,7 +55,7 @@ def test_every_method_goes_on_with_the_same_bits_on_another_level_and_number_of_
     environment = {**os.environ, "FASTOPT_SIMD": level, "FASTOPT_NUM_THREADS": threads}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     if "FASTOPT_SIMD" in run.stderr:
-        pytest.skip("this CPU has not the level")
+        pytest.skip("this CPU lacks the level")
     assert run.stdout.splitlines() == expected, run.stderr
 
 
@@ -690,7 +690,7 @@ def test_the_hybrid_and_averages_go_to_torch():
 @pytest.mark.parametrize(("change", "message"), [
     (lambda opt: opt.set_stages(lookahead=(2, 0.5)), "slow weights of Lookahead"),
     (lambda opt: opt.accumulate([np.ones((5, 3)), np.ones(7)]), "accumulated gradients"),
-    (lambda opt: opt.param_groups[0].update(eps_mode="hat"), "eps_mode='hat', which torch has not"),
+    (lambda opt: opt.param_groups[0].update(eps_mode="hat"), "eps_mode='hat', which torch lacks"),
 ])
 def test_what_torch_has_not_is_refused(change, message):
     pytest.importorskip("torch")

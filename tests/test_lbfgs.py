@@ -857,7 +857,7 @@ def test_the_state_must_be_that_of_the_first_parameter():
     optimizer, step = ours(params, evaluate)
     step()
     saved = optimizer.state_dict()
-    with pytest.raises(ValueError, match="must be that of parameter 0, not of parameter 1"):
+    with pytest.raises(ValueError, match="must belong to parameter 0, got that of parameter 1"):
         optimizer.load_state_dict({**saved, "state": {1: saved["state"][0]}})
 
 

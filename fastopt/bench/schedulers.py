@@ -129,7 +129,7 @@ SCHEDULER_RACE = Race(
     base=FASTOPT, columns=TIMES, dtypes=("float64",), seconds=0.5,
 )
 SCHEDULE_RACE = Race(
-    "schedules", "Calls of schedules.", table.ROWS, ("1 step",), parse_single("1 step"), Work,
+    "schedules", "Calls of schedules.", tuple(table.ROWS), ("1 step",), parse_single("1 step"), Work,
     (
         Contender(CALL, lambda work: Step(schedule(work), (PREVIEWED // 3,))),
         Contender(PREVIEW, lambda work: Step(schedule(work).preview, (PREVIEWED,))),

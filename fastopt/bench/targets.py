@@ -63,7 +63,7 @@ class Target:
             return f"{where}: at most {self.most * 1e6:g} µs"
         if self.over in (LIMIT, DIVIDER):
             return f"{where}: at least {self.least:.0%} of the {self.over}"
-        return f"{where}: at least {self.least:g} x {self.over}"
+        return f"{where}: at least {self.least:.3g} x {self.over}"
 
     def verdict(self, comparison):
         of = self.of or self.race.base

@@ -2,7 +2,7 @@
 
 A multilayer perceptron is trained in NumPy: its matrix products run on the threads of NumPy's BLAS, and
 between them the optimizer steps on 1 or 2 threads. BLAS and OpenMP both let idle threads spin for a while, so
-that one pool can keep the other from its cores; a busy process beside takes a core away from both. The same
+that one pool can hold the other's cores; a busy process beside takes a core away from both. The same
 steps are also measured with nothing in between, as in a benchmark of the kernel alone.
 
 The two settings take turns in one process, and the first steps of each turn are not counted. torch is not
@@ -115,7 +115,7 @@ class Network:
 
 @contextlib.contextmanager
 def busy(neighbours):
-    """So many other processes, each of which keeps a core busy."""
+    """A number of other processes, each of which occupies a core."""
     with contextlib.ExitStack() as stack:
         for _ in range(neighbours):
             process = stack.enter_context(subprocess.Popen([sys.executable, "-c", SPIN], stderr=subprocess.DEVNULL))

@@ -12,7 +12,7 @@ QUARTERS = cycle(range(PAGE // 8, PAGE, PAGE // 4))  # not at the beginning: the
 
 
 def as_array(given, label, *, scalar=False):
-    """Returns `given` as a plain ndarray over the same memory: the door through which every array comes in.
+    """Returns `given` as a plain ndarray over the same memory; every array that a caller gives comes through here.
 
     Accepted: an ndarray (of a subclass: a plain view), and what exports memory by DLPack (on the CPU), by the buffer
     protocol or by `__array_interface__`. With `scalar`, Python and NumPy numbers too (they are copied, so only for
@@ -50,7 +50,7 @@ def plain(array, label):
 def readable(given, label):
     """Returns `given` as a plain array of native byte order, for reading: a copy where it is another.
 
-    Raises TypeError for a masked array, and for what is none.
+    Raises TypeError for a masked array, and for what is no array.
     """
     try:
         array = np.asanyarray(given)

@@ -24,11 +24,11 @@ class SparseRows:
         values: a new array with the sum for each of them.
 
     A `scipy.sparse` matrix (CSR, CSC, COO) serves as a gradient too: its touched rows are those with a stored entry.
-    SGD, Adagrad and SparseAdam accept sparse gradients. The cost of a step follows the touched rows, not the table,
+    SGD, Adagrad and SparseAdam accept sparse gradients. A step costs what the touched rows cost, not the table,
     and its result has the same bits for any number of threads.
 
     Raises:
-        TypeError, ValueError: an argument is not as said above.
+        TypeError, ValueError: an argument is not as described.
 
     >>> import numpy as np, fastopt
     >>> table = np.zeros((1000, 2), "float32")

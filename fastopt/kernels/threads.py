@@ -40,7 +40,7 @@ def set_num_threads(n: int) -> None:
 
 
 def get_num_threads() -> int:
-    """The number that `set_num_threads` set, else that of the environment variable `FASTOPT_NUM_THREADS`, else 1.
+    """The number that `set_num_threads` set, else the environment variable `FASTOPT_NUM_THREADS`, else 1.
 
     Raises:
         ValueError: the variable is asked and is not an integer of at least 1.

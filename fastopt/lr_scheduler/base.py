@@ -106,7 +106,7 @@ class LRScheduler:
         return self._rates_from_initial(t)
 
     def _bind(self):
-        """Makes what follows from the attributes, and checks them: called by the constructor and on a new state."""
+        """Checks the attributes and derives others from them; called by the constructor and for a new state."""
 
     def _driven(self, group):
         """The values of a group that this scheduler sets; a group that was just added has no `initial_lr`."""
@@ -204,7 +204,7 @@ class LRScheduler:
         return next(base.__name__ for base in cls.__mro__ if base.__module__.startswith("fastopt."))
 
     def _is_ours(self, state):
-        """Whether a state was made here, and not by torch, which keeps what it was given."""
+        """Whether a state was made here, and not by torch, whose states hold what the constructor was given."""
         return ("_groups" in state or "_class" in state) and not TORCHS & set(state)
 
     def _fitted(self, state):

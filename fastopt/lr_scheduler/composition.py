@@ -151,7 +151,7 @@ class ChainedScheduler(Composition):
 
     Args:
         schedulers: schedulers of one optimizer, but not those whose `step` takes a metric.
-        optimizer: their optimizer; None is that of the first.
+        optimizer: their optimizer; None takes it from the first.
 
     >>> import numpy as np, fastopt
     >>> from fastopt.lr_scheduler import ChainedScheduler, ConstantLR, ExponentialLR

@@ -59,7 +59,7 @@ class CosineAnnealingWarmRestarts(Scheduled):
         self._wave = schedules.cosine_annealing_schedule(1.0, self.T_i)._value
 
     def _place(self, passed, length):
-        """Puts so many steps of a cycle of this length into the cycle that they reach."""
+        """Puts a number of steps of a cycle of this length into the cycle that they reach."""
         if passed >= length and self.T_mult == 1:
             passed %= length
         while passed >= length:
@@ -161,7 +161,7 @@ class Cycling(Scheduled):
         return {**driven, name: group[name]} if self.cycle_momentum else driven
 
     def _last_values(self, groups):
-        if self.last_epoch < 0:  # torch has -1 for those of a SequentialLR that have not begun
+        if self.last_epoch < 0:  # torch's are at -1 while their SequentialLR has not begun them
             return [{} for _ in groups]
         self._rates(self.last_epoch)
         values = super()._last_values(groups)
@@ -188,7 +188,7 @@ class CyclicLR(Cycling):
     Args:
         optimizer: a fastopt optimizer.
         base_lr: the lowest rate, or a list with one for each group.
-        max_lr: the highest, likewise.
+        max_lr: the highest, a number or a list as well.
         step_size_up: the number of steps from the lowest to the highest.
         step_size_down: the number of steps back; None is as many.
         mode: "triangular": all triangles are alike; "triangular2": each is half as high as the last; "exp_range":

@@ -340,7 +340,7 @@ class SWALR(Factor):
 
     Args:
         optimizer: a fastopt optimizer.
-        swa_lr: the last rate, or a list with one for each group; kept in the group as `swa_lr`.
+        swa_lr: the last rate, or a list with one for each group; the group has it as `swa_lr`.
         anneal_epochs: how many steps it takes; 0 sets `swa_lr` at once.
         anneal_strategy: "cos" or "linear".
         last_epoch: see `LRScheduler`.

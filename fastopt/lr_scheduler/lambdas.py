@@ -135,7 +135,7 @@ def fitted_attributes(name: str, saved: Any, function: Any) -> dict[str, Any]:
     if saved is not None and not isinstance(saved, Mapping):
         raise TypeError(f"{name} must be a dict of attributes or None, got {saved!r}")
     if saved and attributes(function) is None:
-        raise ValueError(f"{name} has attributes, but here it is {function!r}, which keeps none in a state")
+        raise ValueError(f"{name} has attributes, but here it is {function!r}, which has none in a state")
     if saved is None and attributes(function):
         raise ValueError(f"{name} must be a dict with the attributes of {function!r}, got None")
     return copy.deepcopy(dict(saved or {}))

@@ -12,7 +12,7 @@ from .base import DEPRECATED, Scheduled, all_or_nothing, extend, for_each_group,
 
 
 class Metric(Scheduled):
-    """Base of these: what is better, and how many steps it has not been."""
+    """Tracks the best value of a metric, and the number of steps since."""
 
     mode: str
     threshold: float
@@ -168,7 +168,7 @@ class GreedyLR(Metric):
         cooldown: how many steps after a decrease do not count.
         warmup: how many steps after an increase do not count.
         min_lr: the lowest rate, or a list with one for each group.
-        max_lr: the highest rate, likewise.
+        max_lr: the highest rate, a number or a list as well.
         eps: a change by no more than this is not made.
         verbose: prints each change.
         smooth: takes the mean of the last `window_size` metrics for the metric.

@@ -35,7 +35,7 @@ def two_eps(name, value):
 
 
 class Adafactor(WholeOptimizer):
-    r"""Adafactor: like RMSprop, with row and column means in the place of the second moment of a matrix.
+    r"""Adafactor: like RMSprop, with row and column means instead of the second moment of a matrix.
 
     Its state takes rows + columns numbers for a matrix instead of rows · columns. With gradient G at step t,
     learning rate η, w = t^beta2_decay and RMS(X) = √mean(X²)::
@@ -47,7 +47,7 @@ class Adafactor(WholeOptimizer):
         θ = θ - η λ θ - α / max(1, RMS(U) / d) · U
 
     A parameter of more than two dimensions is a stack of matrices over its last two; RMS is over all of it. One
-    of fewer dimensions keeps the mean of G² itself: V = (1-w) V + w G², U = G / √max(V, ε₁²).
+    of fewer dimensions has the mean of G² itself: V = (1-w) V + w G², U = G / √max(V, ε₁²).
 
     Args:
         params: see `Optimizer`.
@@ -61,7 +61,7 @@ class Adafactor(WholeOptimizer):
         maximize: ascends instead of descending.
 
     Raises:
-        TypeError, ValueError: an argument is not as said above; see also `Optimizer`.
+        TypeError, ValueError: an argument is not as described; see also `Optimizer`.
 
     >>> import numpy as np, fastopt
     >>> w = np.array([[1.0, 2.0], [3.0, 4.0]])

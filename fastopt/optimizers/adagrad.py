@@ -24,7 +24,7 @@ class Adagrad(Optimizer):
         eps_mode: `"outside"` as above; `"inside"` takes √(s + ε), as optax, Keras and PyMC do.
 
     Raises:
-        TypeError, ValueError: an argument is not as said above; see also `Optimizer`.
+        TypeError, ValueError: an argument is not as described; see also `Optimizer`.
 
     >>> import numpy as np, fastopt
     >>> w = np.array([1.0, 2.0])

@@ -30,7 +30,7 @@ class Adam(Optimizer):
             Thinc do; `"inside"` takes √(v / (1-β₂ᵗ) + ε).
 
     Raises:
-        TypeError, ValueError: an argument is not as said above; see also `Optimizer`.
+        TypeError, ValueError: an argument is not as described; see also `Optimizer`.
 
     >>> import numpy as np, fastopt
     >>> w = np.array([1.0, 2.0])
@@ -102,7 +102,7 @@ class AdamW(Adam):
         eps_mode: see `Adam`.
 
     Raises:
-        TypeError, ValueError: an argument is not as said above; see also `Optimizer`.
+        TypeError, ValueError: an argument is not as described; see also `Optimizer`.
 
     >>> import numpy as np, fastopt
     >>> w = np.array([1.0, 2.0])

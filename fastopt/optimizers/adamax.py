@@ -6,7 +6,7 @@ from .base import Optimizer, Params, Rate, Rates
 
 
 class Adamax(Optimizer):
-    r"""Adamax: Adam with the decayed maximum of the gradient in the place of its root mean square.
+    r"""Adamax: Adam with the decayed maximum of the gradient instead of its root mean square.
 
     With gradient g (after `maximize` and `weight_decay`) at step t, and learning rate η::
 
@@ -23,7 +23,7 @@ class Adamax(Optimizer):
         maximize: ascends instead of descending.
 
     Raises:
-        TypeError, ValueError: an argument is not as said above; see also `Optimizer`.
+        TypeError, ValueError: an argument is not as described; see also `Optimizer`.
 
     >>> import numpy as np, fastopt
     >>> w = np.array([1.0, 2.0])

@@ -123,7 +123,7 @@ def match_group(optimizer, index, their, our):
     method, own = type(optimizer).__name__, optimizer.hyperparameters
     unknown = [name for name in their if name not in {*own, *KEPT, *TORCH_ONLY, "params", "param_names"}]
     if unknown:
-        raise ValueError(f"group {index} of the state_dict has {unknown[0]!r}, which {method} has not")
+        raise ValueError(f"group {index} of the state_dict has {unknown[0]!r}, which {method} does not have")
     group = {name: value for name, value in our.items() if name in {*KEPT, *NOT_TORCHS, *optimizer.fixed}}
     for name, value in their.items():
         if name in own or name in KEPT:
@@ -151,7 +151,7 @@ def off_by_default(optimizer):
 
 
 def check_kept(name, value):
-    """Checks what schedulers and users keep in a group."""
+    """Checks what schedulers and users put into a group."""
     if name != "name":
         number(name, value)
     elif value is not None and not isinstance(value, str):
@@ -183,7 +183,7 @@ def match_state(optimizer, position, entries, settings):
               for name, value in given.items() if name not in numbers}
     strange = [name for name in arrays if name not in optimizer.known_slots(param)]
     if strange:
-        raise ValueError(f"state of {label} has {strange[0]!r}, which a parameter of shape {param.shape} has not")
+        raise ValueError(f"state of {label} has {strange[0]!r}, which a parameter of shape {param.shape} does not have")
     return step, scalars, arrays
 
 

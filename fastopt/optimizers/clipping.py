@@ -1,4 +1,4 @@
-"""Ways to clip gradients inside a step: what they measure, and the scale that follows."""
+"""Ways to clip gradients inside a step: what they measure, and the scale that results."""
 
 import math
 from dataclasses import dataclass
@@ -65,14 +65,14 @@ class Value(Clip):
 
 @dataclass(frozen=True)
 class Adaptive(Clip):
-    """Adaptive gradient clipping: keeps the norm of each unit's gradient below a fraction of its weights' norm.
+    """Adaptive gradient clipping: bounds the norm of each unit's gradient by a fraction of its weights' norm.
 
     A unit is a row of the first dimension, or all of a vector or scalar: g is scaled by
     clip_factor max(‖w‖, eps) / max(‖g‖, 1e-6) where ‖g‖ is above clip_factor max(‖w‖, eps).
 
     Args:
         clip_factor: λ, above 0.
-        eps: above 0: units whose weights are near 0 can leave it.
+        eps: above 0; the least norm of weights that counts, so that units whose weights are near 0 can leave it.
 
     Source: Brock et al. 2021, arXiv 2102.06171.
     """

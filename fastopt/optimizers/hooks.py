@@ -41,7 +41,7 @@ class Handle:
 
 
 GLOBAL_PRE, GLOBAL_POST = Hooks(), Hooks()
-ANY_HOOKS: list[bool] = []  # not empty: there were some; one look at a step costs less than two
+ANY_HOOKS: list[bool] = []  # not empty: there were some; a step checks this one list instead of two
 
 
 def register_optimizer_step_pre_hook(hook: Hook) -> Handle:

@@ -69,7 +69,7 @@ class Vectors:
 
     @np.errstate(over="ignore")
     def gather(self, taken: list[tuple[int, np.ndarray]], held: tuple[Point, ...]) -> np.ndarray:
-        """The gradients as one vector, which is none of the held points'; zeros where a parameter has none."""
+        """The gradients as one vector, other than those of the held points; zeros where a parameter has no gradient."""
         out = next((grad for grad in self.grads if all(grad is not point.grad for point in held)), None)
         if out is None:
             out = self.new()
@@ -81,7 +81,7 @@ class Vectors:
 
 
 class Memory:
-    """What is kept between steps: in torch the state of the first parameter, by the same names."""
+    """What stays between steps: in torch the state of the first parameter, by the same names."""
 
     def __init__(self, vectors: Vectors, size: int) -> None:
         self.func_evals = self.n_iter = 0
@@ -224,12 +224,12 @@ class LBFGS(Optimizer):
         tolerance_grad: a step ends where no element of the gradient is larger.
         tolerance_change: a step ends where no parameter, or where the loss, changed by more, and where the slope
             gᵀd of the direction is flatter than that.
-        history_size: pairs that are kept; each costs two vectors as long as all parameters together, and time.
+        history_size: pairs to remember; each costs two vectors as long as all parameters together, and time.
         line_search_fn: None, or `"strong_wolfe"`: the step t then meets the strong Wolfe conditions, with 10⁻⁴ for
             the decrease of the loss and 0.9 for the slope.
 
     Raises:
-        TypeError, ValueError: an argument is not as said above, there is more than one group, or the parameters
+        TypeError, ValueError: an argument is not as described, there is more than one group, or the parameters
             differ in dtype or have no element; see also `Optimizer`.
 
     >>> import numpy as np, fastopt
@@ -323,7 +323,7 @@ class LBFGS(Optimizer):
                 stands for zeros.
 
         Returns:
-            The loss that the closure returned first: that of the parameters before the step.
+            The loss that the closure returned first, of the parameters before the step.
 
         Raises:
             TypeError, ValueError: there is no closure; a gradient, parameter or hyperparameter is not as it must be.
@@ -488,7 +488,8 @@ class LBFGS(Optimizer):
 
     def _match_state(self, position, entries, settings):
         if position:
-            raise ValueError(f"the state must be that of {self._plan.label(0)}, not of {self._plan.label(position)}")
+            first, other = self._plan.label(0), self._plan.label(position)
+            raise ValueError(f"the state must belong to {first}, got that of {other}")
         vectors, label = Vectors(self._plan.params), self._plan.label(position)
         memory = Memory.of(entries, vectors, settings["history_size"], label)
         return 1, (), {MEMORY: memory}

@@ -107,7 +107,7 @@ def by_loss(ends: list[Point]) -> tuple[int, int]:
 
 
 def trial_step(ends: list[Point], hesitated: bool) -> tuple[float, bool]:
-    """The next step inside the bracket, and whether it is suspiciously near to an end of it."""
+    """The next step inside the bracket, and whether it is suspiciously close to one of its ends."""
     least, most = sorted((ends[0].t, ends[1].t))
     t = interpolate(ends[0], ends[1], least, most)
     margin = NEAR_END * (most - least)

@@ -10,7 +10,7 @@ from .base import Params, Rate
 from .norms import norm_of, times
 from .whole import WholeOptimizer
 
-CHUNK = 32_768  # elements: what the elementwise parts need of so many stays in the second level of cache
+CHUNK = 32_768  # elements: what the elementwise parts need for them stays in the second level of cache
 PADDING = 16  # elements after each row of a square: rows of a power of two fall into the same few sets of a cache
 SYMMETRIC = 128  # rows: from here on the product that knows its result as symmetric (syrk) is the faster one
 
@@ -40,7 +40,7 @@ class Muon(WholeOptimizer):
             elements about as far as AdamW does, so that its learning rates and weight decays serve.
 
     Raises:
-        TypeError, ValueError: an argument is not as said above, a parameter is no matrix; see also `Optimizer`.
+        TypeError, ValueError: an argument is not as described, a parameter is not a matrix; see also `Optimizer`.
 
     >>> import numpy as np, fastopt
     >>> w = np.zeros((2, 3))
@@ -51,7 +51,7 @@ class Muon(WholeOptimizer):
 
     The products run in NumPy's BLAS and on its threads, which `num_threads` does not set; the bits are that BLAS's, and
     may differ from one machine to the next. After the first, a step
-    allocates nothing; the optimizer keeps working memory for its largest matrix: two copies, and two squares of
+    allocates nothing; the optimizer holds working memory for its largest matrix: two copies, and two squares of
     the shorter side, four where the longer one is more than twice as long.
 
     Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon; Liu et al. 2025, arXiv 2502.16982. Departs from

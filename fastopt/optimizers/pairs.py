@@ -80,7 +80,7 @@ class Pairs:
         square, size = dot(change, change), dot(grad, grad)
         now = self.dots(grad)
         if self.past is not None and len(self.past) < len(now):
-            self.past = np.append(self.past, (0.0, 0.0))  # those of the new pair are not used
+            self.past = np.append(self.past, (0.0, 0.0))  # the new pair's are not used
         if self.past is None or not square >= CHANGE * CHANGE * size:
             products = self.dots(change)
         else:
@@ -139,7 +139,7 @@ class Pairs:
         self.__dict__.update(mark)
 
     def forget_mark(self) -> None:
-        """Gives the memory back that keeps the way to the mark open."""
+        """Gives back the memory that a return to the mark needs."""
         self.overwritten = []
 
     # ---- copies

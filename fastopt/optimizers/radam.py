@@ -29,7 +29,7 @@ class RAdam(Optimizer):
         maximize: ascends instead of descending.
 
     Raises:
-        TypeError, ValueError: an argument is not as said above; see also `Optimizer`.
+        TypeError, ValueError: an argument is not as described; see also `Optimizer`.
 
     >>> import numpy as np, fastopt
     >>> w = np.array([1.0, 2.0])

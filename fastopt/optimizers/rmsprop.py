@@ -27,7 +27,7 @@ class RMSprop(Optimizer):
         eps_mode: `"outside"` as above; `"inside"` takes √(v + ε), as TensorFlow, Keras and optax do.
 
     Raises:
-        TypeError, ValueError: an argument is not as said above; see also `Optimizer`.
+        TypeError, ValueError: an argument is not as described; see also `Optimizer`.
 
     >>> import numpy as np, fastopt
     >>> w = np.array([1.0, 2.0])

@@ -7,10 +7,10 @@ import numpy as np
 Rate = float | Callable[[int], float]  # a number, or a schedule
 Rates = tuple[Rate, Rate] | Callable[[int], tuple[float, float]]
 
-# Keys that schedulers keep in a group, and options of torch that have no meaning here.
+# Keys that schedulers put into a group, and options of torch that have no meaning here.
 KEPT = frozenset({"initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr", "name"})
 TORCH_ONLY = frozenset({"foreach", "fused", "capturable", "differentiable"})
-# Options that torch has not: a checkpoint may lack them, and what was set here stays.
+# Options that torch lacks: a checkpoint may lack them, and what was set here stays.
 NOT_TORCHS = frozenset({"eps_mode", "momentum_mode"})
 
 

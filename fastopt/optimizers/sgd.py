@@ -17,7 +17,7 @@ class SGD(Optimizer):
     Args:
         params: see `Optimizer`.
         lr: learning rate η, at least 0.
-        momentum: μ, at least 0; 0 keeps no state.
+        momentum: μ, at least 0; with 0 there is no state.
         dampening: τ; the share of the gradient that momentum leaves out.
         weight_decay: λ, at least 0; adds λ θ to the gradient.
         nesterov: looks ahead along the momentum; needs momentum > 0 and dampening 0.
@@ -26,7 +26,7 @@ class SGD(Optimizer):
             b = μ b - η (1-τ) g, θ = θ + b, as in scikit-learn and Keras: the two differ once η changes.
 
     Raises:
-        TypeError, ValueError: an argument is not as said above; see also `Optimizer`.
+        TypeError, ValueError: an argument is not as described; see also `Optimizer`.
 
     >>> import numpy as np, fastopt
     >>> w = np.array([1.0, 2.0])

@@ -16,7 +16,7 @@ class SparseAdam(Optimizer):
         v = β₂ v + (1-β₂) g²
         θ = θ - η √(1-β₂ᵗ) / (1-β₁ᵗ) · m / (√v + ε)
 
-    Rows that are not touched keep parameters and moments: they do not decay. t counts all steps.
+    Parameters and moments of rows that are not touched stay as they are: they do not decay. t counts all steps.
 
     Args:
         params: see `Optimizer`.
@@ -28,7 +28,7 @@ class SparseAdam(Optimizer):
     Gradients must be `SparseRows` or `scipy.sparse` matrices; dense ones are for `Adam`.
 
     Raises:
-        TypeError, ValueError: an argument is not as said above; see also `Optimizer`.
+        TypeError, ValueError: an argument is not as described; see also `Optimizer`.
 
     >>> import numpy as np, fastopt
     >>> table = np.zeros((1000, 2))

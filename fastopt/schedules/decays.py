@@ -46,7 +46,7 @@ def polynomial_schedule(m: Any, init_value: Value, end_value: Value, power: Posi
 def exponential_decay(m: Any, init_value: Value, transition_steps: Steps, decay_rate: Rate,
                       transition_begin: Delay = 0, staircase: Flag = False,
                       end_value: Annotated[float | None, optional(value)] = None):
-    """The value times `decay_rate` every so many steps: `init * decay_rate**(max(t - b, 0) / T)`.
+    """The value times `decay_rate`, once in `transition_steps` steps: `init * decay_rate**(max(t - b, 0) / T)`.
 
     Args:
         init_value: the value up to `transition_begin`.
@@ -104,8 +104,8 @@ def inverse_sqrt_schedule(m: Any, init_value: Value, timescale: Steps,
                           shift: Annotated[float | None, optional(positive)] = None):
     """The value over a root: `init / sqrt((t + shift) / timescale)`.
 
-    Behind a warm-up it is that of fairseq, big_vision and Hugging Face: `warmup(inverse_sqrt_schedule(rate, w), w)`
-    rises in w steps and is `rate sqrt(w / t)` after them.
+    Behind a warm-up it is the schedule of fairseq, big_vision and Hugging Face: `warmup(inverse_sqrt_schedule(rate, w),
+    w)` rises in w steps and is `rate sqrt(w / t)` after them.
 
     Args:
         init_value: the value where `t + shift` is `timescale`.
@@ -217,8 +217,8 @@ def tanh_decay_schedule(m: Any, init_value: Value, decay_steps: Steps, end_value
                         lower: Value = -6.0, upper: Value = 3.0):
     """A hyperbolic tangent, then constant: `end + (init - end) (½ - ½ tanh(lower (1 - r) + upper r))`.
 
-    r is min(t, T) / T. The schedule begins and ends near the two values, not exactly on them: by default 0.25 % of the
-    way is left at r = 1.
+    r is min(t, T) / T. The schedule begins and ends close to the two values, not exactly at them: by default 0.25 % of
+    the way is left at r = 1.
 
     Args:
         init_value: the value that it falls from.

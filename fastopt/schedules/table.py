@@ -15,7 +15,7 @@ from .decays import cosine_decay_schedule, exponential_decay
 
 
 class Row(NamedTuple):
-    """A schedule: arguments fitted to so many steps, one set for each curve, and what it is called elsewhere."""
+    """A schedule: arguments fitted to a number of steps, one set for each curve, and its names elsewhere."""
 
     make: Any
     examples: Any
