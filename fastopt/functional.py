@@ -201,7 +201,7 @@ def door(method):
                 engine = calls.begin(params, states, step, num_threads, given)
         plan = engine.plan
         columns = calls.take_numbers(engine, states, given) if numbers else ()
-        plan.during(engine.make, grads if type(grads) is list else listed(grads, "grads"))
+        plan.step(grads if type(grads) is list else listed(grads, "grads"), engine, num_threads)
         for k, column in enumerate(columns):
             for i, number in enumerate(column):
                 number[...] = plan.get_scalars(i)[k]

@@ -19,6 +19,41 @@ cdef extern from *:
       for (k = 0; k < dimensions; k++) key = fastopt_mix(key, (size_t)shape[k]);
       return key;
     }
+    /* Whether both are so, for the many: the gradient is a plain array; the type is `descr`, of native byte order. */
+    static inline int fastopt_plain(PyObject *param, PyObject *gradient, const char *memory, size_t header,
+                                    PyArray_Descr *descr, int writeable) {
+      PyArrayObject *p = (PyArrayObject *)param, *g = (PyArrayObject *)gradient;
+      const int dimensions = PyArray_NDIM(p);
+      const npy_intp *shape = PyArray_DIMS(p), *other = PyArray_DIMS(g);
+      const int flags = PyArray_FLAGS(p) & (PyArray_FLAGS(g) | (writeable ? 0 : NPY_ARRAY_WRITEABLE));
+      size_t key, differ;
+      int k;
+      differ = (size_t)((const char *)PyArray_DESCR(p) - (const char *)descr)
+             | (size_t)((const char *)PyArray_DESCR(g) - (const char *)descr)
+             | (size_t)(PyArray_BYTES(p) - memory)
+             | (size_t)(~flags & NPY_ARRAY_CARRAY)
+             | (size_t)(unsigned)(PyArray_NDIM(g) ^ dimensions);
+      if (differ) return 0;
+      key = (size_t)(descr->type_num + 64 * dimensions + 1);
+      for (k = 0; k < dimensions; k++) {
+        key = fastopt_mix(key, (size_t)shape[k]);
+        differ |= (size_t)(shape[k] ^ other[k]);
+      }
+      return (differ | (key ^ header)) == 0;
+    }
+    static inline PyArray_Descr *fastopt_type(PyObject *array) { return PyArray_DESCR((PyArrayObject *)array); }
+    static inline PyArray_Descr *fastopt_native_type(PyObject *array) {
+      return PyArray_ISNOTSWAPPED((PyArrayObject *)array) ? fastopt_type(array) : NULL;
+    }
+    static inline int fastopt_is_array(PyObject *object) { return Py_TYPE(object) == &PyArray_Type; }
+    static inline char *fastopt_memory(PyObject *array) { return PyArray_BYTES((PyArrayObject *)array); }
+    /* asks for the cache lines of a header */
+    static inline void fastopt_ask(PyObject *array) {
+    #if defined(__GNUC__) || defined(__clang__)
+      __builtin_prefetch(array);
+      __builtin_prefetch((const char *)array + 64);
+    #endif
+    }
     static inline int fastopt_look(PyObject *param, PyObject *gradient, const char *memory, size_t header) {
       PyArrayObject *p = (PyArrayObject *)param, *g = (PyArrayObject *)gradient;
       const int dimensions = PyArray_NDIM(p);
@@ -62,6 +97,13 @@ cdef extern from *:
         UNMOVED "FASTOPT_UNMOVED"
         ALIKE "FASTOPT_ALIKE"
         WRITEABLE "FASTOPT_WRITEABLE"
+    cnp.PyArray_Descr *fastopt_type(PyObject *array) noexcept
+    cnp.PyArray_Descr *fastopt_native_type(PyObject *array) noexcept  # NULL: it has another byte order
+    bint fastopt_is_array(PyObject *object) noexcept
+    char *fastopt_memory(PyObject *array) noexcept
+    bint fastopt_plain(PyObject *param, PyObject *gradient, const char *memory, size_t header, cnp.PyArray_Descr *descr,
+                       bint writeable) noexcept
+    void fastopt_ask(PyObject *array) noexcept
     size_t fastopt_header(object array) noexcept
     bint fastopt_all_there(PyObject **arrays, Py_ssize_t count, const char *memory, const char *header,
                            size_t stride) noexcept

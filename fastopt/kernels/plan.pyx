@@ -20,7 +20,9 @@ from .checks import called, check_overlap, check_parameter
 from .sparse import SparseRows
 
 from .checks cimport check_spans, check_state, shares
-from .headers cimport ALIKE, UNMOVED, WRITEABLE, fastopt_all_there, fastopt_header, fastopt_look
+from .headers cimport (
+    ALIKE, UNMOVED, WRITEABLE, fastopt_all_there, fastopt_ask, fastopt_header, fastopt_is_array, fastopt_look,
+    fastopt_memory, fastopt_native_type, fastopt_plain, fastopt_type)
 from .hold cimport Hold
 from .rules cimport COEFFICIENTS, DECAY, DECAYS, FORMS, KINDS, SCALE, SCALED, STATES, Coefficients, number_of
 from .memory cimport Memory
@@ -44,6 +46,7 @@ cdef extern from *:
 
 cdef enum:
     ITEM_WORK = 32        # what an item costs beside its elements, in elements
+    NEXT = 16             # the header that is asked for while one is looked at
 
 
 cdef int fill(Scalars *scalars, tuple values) except -1:
@@ -110,7 +113,9 @@ cdef class Plan(Hold):
     cdef list states               # per item: a list of arrays or None
     cdef list columns              # or of arrays that are only lent: per slot
     cdef readonly list bound_gradients
-    cdef list given                # the gradients of this step
+    cdef list given                # the gradients of this step: the bound ones, those of the caller, or
+    cdef list kept                 # those that it keeps: see keep()
+    cdef bint alike                # all of the last step was as it nearly always is: see again()
     cdef list spans                # (address, bytes, position) of the parameters, ascending
     cdef readonly str rule
     cdef int number                # of the rule
@@ -146,7 +151,7 @@ cdef class Plan(Hold):
         self.names = []
         self.states = []
         self.bound_gradients = []
-        self.guarded = []
+        self.guarded, self.kept = [], []
         self.watched, self.written = Watched(), Written()
         self.items, self.gradients, self.cohorts, self.sums = Memory(), Memory(), Memory(), Memory()
         self.cleared_memory = Memory()
@@ -172,7 +177,11 @@ cdef class Plan(Hold):
 
     cdef int give(self) except -1:
         """Gives the plan back; a step that was begun and not made is forgotten."""
+        cdef Py_ssize_t i
         if self.begun:
+            if self.given is self.kept:
+                for i in range(self.walk.count):
+                    self.kept[i] = None
             self.walk.units = self.walk.factors = NULL
             self.given = self.units = self.factors = self.noted = None
             self.begun = False
@@ -209,6 +218,7 @@ cdef class Plan(Hold):
             self.walk.gradients[i].data = NULL
             self.walk.gradients[i].width = 0
             self.bound_gradients.append(None)
+            self.kept.append(None)
         self.has_bound = False  # there is none for the new ones
         self.walk.count = len(self.params)
         self.unready += len(params)
@@ -352,7 +362,7 @@ cdef class Plan(Hold):
                     self.written.add(self.walk.follower[k].memory[i], bytes)
         for _, array in self.guarded:
             self.written.add(cnp.PyArray_BYTES(<cnp.ndarray>array), cnp.PyArray_NBYTES(array))
-        return self.written.end(self.walk.count)
+        return self.written.end()
 
     cdef inline int check_clear(self, Py_ssize_t i, char *data, Py_ssize_t bytes) except -1:
         """Raises if a gradient lies in memory that the step writes."""
@@ -614,6 +624,17 @@ cdef class Plan(Hold):
             f"gradient of {self.label(i)} must have shape {self.params[i].shape}, got {gradient.shape}"
         )
 
+    cdef list keep(self, list gradients):
+        """The gradients, in a list that nobody changes.
+
+        It is always the same: its memory would have to be allocated, which takes long where many small arrays were
+        just freed.
+        """
+        cdef Py_ssize_t i
+        for i in range(self.walk.count):
+            self.kept[i] = gradients[i]
+        return self.kept
+
     cdef wrong_count(self, list gradients):
         raise ValueError(
             f"grads must have one entry for each of the {self.walk.count} parameters "
@@ -646,6 +667,56 @@ cdef class Plan(Hold):
 
     # ---- one step
 
+    def step(self, list gradients, engine, num_threads=None):
+        """Makes a step, with a list of one gradient for each parameter, or (None) with the bound ones.
+
+        One that is like the last is made here, and `engine.answer(group, number of this step, scalars)` is asked for
+        what run() takes for a cohort; it may answer None. Any other is made by `engine.make(gradients)`.
+        """
+        self.acquire()
+        try:
+            if not (self.alike and self.again(gradients, engine, num_threads)):
+                engine.make(gradients)
+        finally:
+            self.give()
+
+    cdef bint again(self, list gradients, engine, num_threads) except -1:
+        """Makes a step of the cohorts of the last one, if all is as it nearly always is; else it does nothing.
+
+        It asks before it looks. No Python code runs between the look and the end of the step, so that the gradients
+        need no other owner; but where there are threads, or the GIL is released.
+        """
+        cdef Py_ssize_t k
+        cdef Cohort *cohort
+        self.alike = False
+        answers = []
+        for k in range(self.cohort_count):
+            cohort = &self.walk.cohorts[k]
+            cohort.step += 1
+            memcpy(cohort.scalar, cohort.after, sizeof(cohort.after))
+            answers.append(engine.answer(cohort.group, cohort.step, numbers(cohort.scalar, self.scalars)))
+            if answers[k] is None:
+                return False
+        if self.walk.staged or self.lent or self.unready or not self.written.known or not self.watched.same():
+            return False
+        if not self.has_bound if gradients is None else len(gradients) != self.walk.count:
+            return False
+        self.begun = True
+        if gradients is None:
+            self.given = self.bound_gradients
+        elif self.elements >= HOLD_GIL or num_threads is not None or threads.num_threads != 1:
+            self.given = self.keep(gradients)
+        else:
+            self.given = gradients
+        self.answer(answers, False)
+        self.elements = 0
+        if self.look_at_plain(0, self.given, gradients is None, False) < self.walk.count:
+            return False
+        self.go(STEP, num_threads)
+        self.count(None)
+        self.alike = True
+        return True
+
     def begin(self, list gradients):
         """Checks what a step will touch.
 
@@ -655,7 +726,7 @@ cdef class Plan(Hold):
         cdef Py_ssize_t i, k
         cdef int seen
         cdef bint clear, bound = gradients is None
-        cdef list original = None
+        cdef list original = gradients
         cdef Item *item
         cdef Gradient *gradient
         cdef PyObject *param
@@ -667,20 +738,24 @@ cdef class Plan(Hold):
         if bound:
             if not self.has_bound:
                 raise ValueError("step() needs grads: none were given and none are bound (see bind_grads)")
-            gradients = self.bound_gradients
+            self.given = self.bound_gradients
         elif len(gradients) != self.walk.count:
             self.wrong_count(gradients)
         else:  # to convert a gradient, and to ask for a coefficient, may run code that changes the list
-            original = gradients
-            gradients = gradients[:]
-        self.given = gradients
+            self.given = self.keep(gradients)
+        gradients = self.given
         self.begun = True
         if not self.written.known:
             self.find_written()
         self.cohort_count = 0
         self.elements = 0
+        self.alike = self.rule is not None and not self.walk.staged and self.takes_dense
         clear = self.walk.zero and self.cleared != NULL  # the gradients are known to overlap nothing
-        for i in range(self.walk.count):
+        i = 0
+        while i < self.walk.count:
+            i = self.look_at_plain(i, gradients, bound, clear)
+            if i == self.walk.count:
+                break
             item = &self.walk.items[i]
             gradient = &self.walk.gradients[i]
             param = PyList_GET_ITEM(self.params, i)
@@ -690,32 +765,28 @@ cdef class Plan(Hold):
                 gradient.data = cnp.PyArray_BYTES(<cnp.ndarray>given)
                 gradient.width = item.width
                 gradient.rows = NULL
-                if gradient.data != item.apart[0] and gradient.data != item.apart[1]:  # new ones lie at two in turn
-                    self.check_clear(i, gradient.data, item.size * item.width)
-                    item.apart[1] = item.apart[0]
-                    item.apart[0] = gradient.data
+                self.check_clear(i, gradient.data, item.size * item.width)
             else:
+                self.alike = False
                 self.take(item, <cnp.ndarray>param, i, <object>given, gradient)
-                if original is not None and len(original) != self.walk.count:
+                if not bound and len(original) != self.walk.count:
                     self.wrong_count(original)
+            i += 1
             if gradient.width == 0 and not self.walk.staged:
                 continue
             if bound and gradient.width != 0:
                 if Py_REFCNT(given) > 1:
                     item.held = True
                 elif item.held and cnp.PyArray_BASE(<cnp.ndarray><object>given) == NULL:  # else others may write to it
-                    self.dropped(i)
+                    self.dropped(i - 1)
             if clear:
-                clear = seen & WRITEABLE and self.cleared[i] == gradient.data
+                clear = seen & WRITEABLE and self.cleared[i - 1] == gradient.data
             if not seen & UNMOVED:
-                self.changed_parameter(i, <cnp.ndarray>param)
+                self.changed_parameter(i - 1, <cnp.ndarray>param)
             if gradient.width == 0:  # a stage after the rule may visit it nevertheless
                 continue
             self.elements += item.size if gradient.rows == NULL else item.size // item.rows * gradient.count
-            # cohorts are few and items come group by group: the last one nearly always fits
-            k = self.cohort_count - 1
-            while k >= 0 and not belongs(item, &self.walk.cohorts[k], self.scalars):
-                k -= 1
+            k = self.cohort_of(item)
             if k < 0:
                 k = self.new_cohort(item)
             item.cohort = <int>k
@@ -725,6 +796,68 @@ cdef class Plan(Hold):
             self.check_clearing(gradients)
         return [(self.walk.cohorts[k].group, self.walk.cohorts[k].step,
                  numbers(self.walk.cohorts[k].scalar, self.scalars)) for k in range(self.cohort_count)]
+
+    cdef Py_ssize_t look_at_plain(self, Py_ssize_t i, list gradients, bint bound, bint clear) noexcept:
+        """Looks at the parameters from `i` on, up to one of which anything is not as it nearly always is."""
+        cdef Py_ssize_t elements = 0, k = 0
+        cdef PyObject **params = list_items(self.params) + i
+        cdef PyObject **given = list_items(gradients) + i
+        cdef Item *item = &self.walk.items[i]
+        cdef Item *end = &self.walk.items[self.walk.count]
+        cdef Gradient *gradient = &self.walk.gradients[i]
+        cdef const Cohort *cohort = &self.walk.cohorts[0]
+        cdef cnp.PyArray_Descr *descr = NULL
+        cdef char *data
+        if self.cohort_count == 0 or not self.takes_dense:
+            return i
+        while item < end:
+            if item + NEXT < end:  # who waits for one header after the other waits long
+                fastopt_ask(params[NEXT])
+                fastopt_ask(given[NEXT])
+            if not belongs(item, cohort, self.scalars):
+                k = self.cohort_of(item)
+                if k < 0:
+                    break
+                cohort = &self.walk.cohorts[k]
+            if fastopt_type(params[0]) != descr:
+                descr = fastopt_native_type(params[0])
+            if (not fastopt_is_array(given[0])
+                    or not fastopt_plain(params[0], given[0], item.param, item.header, descr, clear)):
+                break
+            data = fastopt_memory(given[0])
+            if data != item.apart[0] and data != item.apart[1] and not self.lies_apart(item, data):
+                break
+            if bound:
+                if Py_REFCNT(given[0]) > 1:
+                    item.held = True
+                elif item.held:
+                    break
+            if clear and self.cleared[item - self.walk.items] != data:
+                break
+            gradient.data, gradient.width, gradient.rows = data, item.width, NULL
+            item.cohort = <int>k
+            elements += item.size
+            item += 1
+            gradient += 1
+            params += 1
+            given += 1
+        self.elements += elements
+        return item - self.walk.items
+
+    cdef bint lies_apart(self, Item *item, char *data) noexcept:
+        """Whether a gradient lies apart from what is written. Two addresses are kept: new ones lie at two in turn."""
+        if not self.written.apart_from(data, item.size * item.width):
+            return False
+        item.apart[1] = item.apart[0]
+        item.apart[0] = data
+        return True
+
+    cdef Py_ssize_t cohort_of(self, const Item *item) noexcept:
+        """The cohort of this step that an item belongs to; -1: there is none yet."""
+        cdef Py_ssize_t k = self.cohort_count - 1  # items come group by group: the last one nearly always fits
+        while k >= 0 and not belongs(item, &self.walk.cohorts[k], self.scalars):
+            k -= 1
+        return k
 
     cdef dropped(self, Py_ssize_t i):
         raise ValueError(f"the bound gradient of {self.label(i)} is held by nobody else any more: no new values can "
@@ -857,8 +990,8 @@ cdef class Plan(Hold):
 
         `coefficients` has for each cohort: (scale of the gradient, coupled decay, decoupled decay, limit of an element
         or 0), the rule's Coefficients, scalars after the step, and with stages a fourth tuple, the coefficients of
-        those that have a place. `then` is what else the step counts: see finish(). Returns what take_sums() asked for, or None: of each parameter the 2-norms of g, of p and
-        of the update.
+        those that have a place. `then` is what else the step counts: see finish(). Returns what take_sums() asked for,
+        or None: of each parameter the 2-norms of g, of p and of the update.
         """
         self.answer(coefficients, False)
         self.go(STEP, num_threads)

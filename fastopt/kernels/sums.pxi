@@ -2,7 +2,7 @@
 
 cdef enum:
     BLOCK = 2048          # elements: the block's rows and the scratch stay in a 48 KB L1
-    HOLD_GIL = 8192       # work on fewer elements ends sooner than a GIL hand-over pays
+    HOLD_GIL = 32768      # work on fewer elements ends sooner than a GIL hand-over pays
 
 
 cdef inline double joined(double a, double b, bint largest) noexcept nogil:

@@ -5,7 +5,9 @@ from libc.stdlib cimport qsort
 from libc.string cimport memset
 
 cdef enum:
-    MOST_APART = 1 << 20  # gradients whose address is remembered, at most
+    GRANULE = 4        # a shift: what malloc returns begins at a multiple of 16
+    BITS = 64          # of the map for each span: few of what lies between spans looks as if it touched one
+    MOST_BITS = 1 << 23
 
 
 cdef int by_address(const void *a, const void *b) noexcept nogil:
@@ -15,10 +17,13 @@ cdef int by_address(const void *a, const void *b) noexcept nogil:
 
 
 cdef class Written:
-    """Spans of memory, told between begin() and end(), and what was found apart from them."""
+    """Spans of memory, told between begin() and end().
+
+    A map has a bit for each granule of the memory around them: who reaches into none with a bit is apart.
+    """
 
     def __cinit__(self):
-        self.spans_memory, self.apart_memory = Memory(), Memory()
+        self.spans_memory, self.map_memory = Memory(), Memory()
 
     cdef int begin(self, Py_ssize_t most) except -1:
         """Forgets all; at most so many spans will be added."""
@@ -33,15 +38,24 @@ cdef class Written:
             self.spans[self.count].low, self.spans[self.count].high = low, low + bytes
             self.count += 1
 
-    cdef int end(self, Py_ssize_t gradients) except -1:
-        """Sorts the spans, and makes room for what will be found about so many gradients."""
+    cdef int end(self) except -1:
+        """Sorts the spans and draws the map."""
+        cdef Py_ssize_t bits = min(max(BITS * self.count, 4096), MOST_BITS), k
+        cdef size_t words[2]
+        cdef Hull *hull
         qsort(self.spans, self.count, sizeof(Span), by_address)
         self.enclose()
-        self.room = 64
-        while self.room < 8 * gradients and self.room < MOST_APART:
-            self.room *= 2
-        self.apart = <Span*>self.apart_memory.grow(self.room * sizeof(Span))
-        memset(self.apart, 0, self.room * sizeof(Span))
+        for k in range(2):
+            hull = &self.hull[k]
+            hull.shift = GRANULE
+            while (hull.high - hull.low) >> hull.shift > bits:
+                hull.shift += 1
+            words[k] = (((hull.high - hull.low) >> hull.shift) >> 6) + 1
+        self.hull[0].map = <uint64_t*>self.map_memory.grow((words[0] + words[1]) * sizeof(uint64_t))
+        self.hull[1].map = self.hull[0].map + words[0]
+        memset(self.hull[0].map, 0, (words[0] + words[1]) * sizeof(uint64_t))
+        for k in range(self.count):
+            draw(&self.hull[self.spans[k].low >= self.hull[0].high], &self.spans[k])
         self.known = True
         return 0
 
@@ -62,7 +76,8 @@ cdef class Written:
             self.hull[1].low, self.hull[1].high = self.spans[cut].low, self.hull[0].high
             self.hull[0].high = self.spans[cut - 1].high
 
-    cdef bint search(self, char *data, Py_ssize_t bytes, Span *found) noexcept:
+    cdef bint search(self, char *data, Py_ssize_t bytes) noexcept:
+        """Whether memory is apart from all spans, found among them."""
         cdef Py_ssize_t low = 0, high = self.count, middle
         while low < high:  # the first span that ends behind the beginning
             middle = (low + high) // 2
@@ -70,7 +85,12 @@ cdef class Written:
                 high = middle
             else:
                 low = middle + 1
-        if low < self.count and self.spans[low].low < data + bytes and bytes:
-            return False
-        found.low, found.high = data, data + bytes
-        return True
+        return low == self.count or self.spans[low].low >= data + bytes or bytes == 0
+
+
+cdef void draw(const Hull *hull, const Span *span) noexcept:
+    """Sets the bits of the granules that a span reaches into."""
+    cdef size_t first = (span.low - hull.low) >> hull.shift, last = (span.high - hull.low - 1) >> hull.shift
+    while first <= last:
+        hull.map[first >> 6] |= (<uint64_t>1) << (first & 63)
+        first += 1

@@ -607,7 +607,7 @@ class Optimizer(Method, Hooked, Front):
             if type(grads) is list and closure is None and self._plain:
                 engine = self._engine
                 if engine.pipeline is None:
-                    return engine.plan.during(engine.make, grads)  # as engine.step() would, but for a call
+                    return engine.plan.step(grads, engine, engine._num_threads)  # as engine.step() would
                 return engine.pipeline.advance(grads)
             return self._step(grads, closure)
         return self._step(grads, closure, clip=clip, grad_scale=grad_scale, on_nonfinite=on_nonfinite)

@@ -22,10 +22,11 @@ class Group:
         prepare: what becomes of a gradient before the rule, and of the parameter beside it: see `Method.prepared`.
         later: what the plan is answered from step 2 on, where that stays.
         slots: the state arrays that its parameters have.
+        turn: in which turn of the plan they were read, so that a schedule is called once in each.
     """
 
     __slots__ = ("first", "known", "later", "options", "params", "prepare", "seen", "settings", "size", "slots",
-                 "values")
+                 "turn", "values")
 
     def __init__(self, options, first, size):
         self.options, self.params, self.first, self.size = options, options.get("params"), first, size
@@ -33,7 +34,7 @@ class Group:
 
     def forget(self):
         """Lets the options be read anew at the next step."""
-        self.settings = self.prepare = self.later = self.slots = None
+        self.settings = self.prepare = self.later = self.slots = self.turn = None
         self.seen = None  # the values of `options` then; None: read them at every step
         self.known, self.values = {}, {}  # the options then, and the settings of those that do not change by themselves
 
@@ -147,7 +148,7 @@ class Engine(Threaded):
 
     def read(self, group):
         """Makes the settings of the step to come from the options of a group, if any is another than before."""
-        if unchanged(group.options, group.seen):
+        if group.turn == self.plan.turns or unchanged(group.options, group.seen):
             return group
         method, options = self.method, group.options
         rate_only = changed(options, group.seen) == ["lr"] and type(options["lr"]) is float
@@ -156,12 +157,10 @@ class Engine(Threaded):
         else:
             settings, lasting = self.checked(group)
         method.check_settings(settings)
-        prepare = group.prepare
-        if not rate_only or prepare[2]:  # the decoupled decay goes with the rate
-            prepare = method.prepared(settings)
+        prepare = method.prepared(settings)
         group.later = (prepare, method.coefficients(settings, 2), ()) if method.settles else None
         group.settings, group.prepare = settings, prepare
-        group.seen = list(options.values()) if lasting else None
+        group.seen, group.turn = list(options.values()) if lasting else None, self.plan.turns
         if not rate_only:
             slots = tuple(method.slots(settings))
             if slots != group.slots:
@@ -270,30 +269,36 @@ class Engine(Threaded):
         `options`: those of `Optimizer.step` that need stages.
         """
         if self.pipeline is None and not options:
-            self.plan.during(self.make, grads)  # nobody else, and nothing that this calls, steps or changes it
+            self.plan.step(grads, self, self._num_threads)  # nobody else, and nothing that this calls, changes it
         else:
             self.stages().advance(grads, **options)
 
     def make(self, grads, then=None):
         """Makes a step without stages; the plan is taken. `then`: what else it counts, see `Plan.finish`."""
-        plan, groups, coefficients = self.plan, self.groups, self.method.coefficients
+        plan = self.plan
         while True:
-            answers = []
-            for index, step, scalars in plan.begin(grads):
-                group = groups[index]
-                if not unchanged(group.options, group.seen):
-                    self.read(group)
-                if step > 1 and group.later:
-                    answers.append(group.later)
-                elif scalars:
-                    answers.append((group.prepare, *self.with_scalars(group.settings, step, scalars)))
-                else:
-                    answers.append((group.prepare, coefficients(group.settings, step), ()))
+            cohorts = plan.begin(grads)
+            for index, _, _ in cohorts:
+                self.read(self.groups[index])
             if not (self.regrouped and self.repoint()):  # else some parameters start their count anew
                 break
+        answers = [self.answer(*cohort) for cohort in cohorts]
         if plan.unready:
             self.give_states(plan.missing())
         plan.run(answers, self._num_threads, then)
+
+    def answer(self, index, step, scalars):
+        """What a cohort of the plan has in a step: see `Plan.run`; None if its parameters have to get other slots."""
+        group = self.groups[index]
+        if not unchanged(group.options, group.seen):
+            self.read(group)
+            if self.regrouped:
+                return None
+        if step > 1 and group.later:
+            return group.later
+        if scalars:
+            return group.prepare, *self.with_scalars(group.settings, step, scalars)
+        return group.prepare, self.method.coefficients(group.settings, step), ()
 
     def begin(self, grads):
         """Begins a step with stages: its cohorts as (group, step, scalars)."""
