@@ -503,3 +503,18 @@ def test_large_state_arrays_lie_at_different_places_of_their_pages():
     places = {state.ctypes.data % 4096 for name, state in optimizer.state[0].items() if name != "step"}
     assert len(places) == 3
     assert all(place % 64 == 0 for place in places)
+
+
+DECOUPLED = {"decoupled_weight_decay": True}
+
+
+@pytest.mark.parametrize(("method", "options"), [
+    (fastopt.AdamW, {}), (fastopt.Adam, DECOUPLED), (fastopt.RAdam, DECOUPLED), (fastopt.NAdam, DECOUPLED),
+])
+def test_decay_begins_after_a_rate_of_0(method, options):
+    w, zero = np.ones(2), np.zeros(2)
+    optimizer = method([w], lr=0.0, weight_decay=0.5, **options)
+    optimizer.step([zero])
+    optimizer.param_groups[0]["lr"] = 0.1  # as a scheduler does that warms up from 0
+    optimizer.step([zero])
+    np.testing.assert_allclose(w, 0.95)
