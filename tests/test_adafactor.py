@@ -114,7 +114,7 @@ def test_agrees_with_torch(options, foreach, torch):
 
 
 @every_option_but_the_last
-def test_float32_stays_near_torch(options, torch):
+def test_float32_stays_close_to_torch(options, torch):
     params, grads = problem(20, "float32")
     theirs, tensors = torch_steps(torch, params, grads, options)
     optimizer = our_steps(params, grads, options)
@@ -295,7 +295,7 @@ def test_threads(monkeypatch):
 
 
 @both_dtypes
-def test_subnormals_are_flushed_and_the_thread_keeps_its_mode(dtype):
+def test_subnormals_are_flushed_and_the_mode_of_the_thread_is_restored(dtype):
     tiny = np.finfo(dtype).smallest_subnormal
     param = np.full((4, 4), tiny)
     fastopt.Adafactor(param).step(np.zeros((4, 4), dtype))

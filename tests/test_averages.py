@@ -224,7 +224,7 @@ def test_debiasing_is_that_of_optax(options):
             assert not np.allclose(ours.averages[0], mean, rtol=0.01)  # without, optax begins at zero
 
 
-def test_double_precision_follows_where_float32_stands_still():
+def test_double_precision_moves_where_float32_stands_still():
     param = np.ones(100, "float32")
     single, double = SWA(param), SWA(param, dtype="float64")
     for average in (single, double):
@@ -273,7 +273,7 @@ def test_structures(make):
         assert average._source is given
 
 
-def test_an_average_follows_the_steps_of_its_optimizer():
+def test_an_average_averages_the_steps_of_its_optimizer():
     params, grads = inputs(5, skip=False)
     optimizer = fastopt.SGD(params, lr=0.1)
     ema = EMA(optimizer, decay=0.5)
@@ -288,7 +288,7 @@ def test_an_average_follows_the_steps_of_its_optimizer():
 
 
 @pytest.mark.parametrize("of_optimizer", [True, False])
-def test_rebound_parameters_are_followed(of_optimizer):
+def test_rebound_parameters_are_averaged(of_optimizer):
     params = {"w": np.zeros(3)}
     optimizer = fastopt.SGD(params)
     ema = EMA(optimizer if of_optimizer else params, decay=0.5)
@@ -533,7 +533,7 @@ def test_a_copy_with_its_optimizer_stays_together():
     np.testing.assert_array_equal(copied.averages[3], 5.0)
 
 
-def test_a_state_is_a_copy_and_loading_keeps_the_arrays():
+def test_a_state_is_a_copy_and_loading_fills_the_same_arrays():
     ema = EMA({"w": np.ones(3), "b": {"c": np.ones(())}})
     ema.update()
     saved = ema.state_dict()

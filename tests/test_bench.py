@@ -173,7 +173,7 @@ def test_large_new_gradients_are_views_of_the_same_memory(monkeypatch):
 
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=named)
-def test_limit_leaves_states_and_keeps_numbers_normal(row):
+def test_limit_leaves_states_and_numbers_stay_normal(row):
     work = steps.Work(row, SIZES[0])
     before = [[state.copy() for state in states] for states in work.states]
     advance(steps.limit(work), 50)
@@ -251,7 +251,7 @@ def test_every_race_parses_its_cases_and_has_its_base(one):
         one.parse("nothing")
 
 
-def test_interleave_counts_rounds_and_keeps_the_order_of_steps(monkeypatch):
+def test_interleave_counts_rounds_and_returns_them_in_the_order_of_steps(monkeypatch):
     monkeypatch.setattr(runner, "LEAST", 0.0)
     calls = []
     entries = [race.Step(lambda argument, name=name: calls.append((name, argument)), (1, 2)) for name in "ab"]

@@ -90,7 +90,7 @@ def test_every_element_is_stepped_once_whatever_the_parts(sizes, parts, team, mo
 
 
 @every_method
-def test_subnormals_are_flushed_and_the_thread_keeps_its_mode(method):
+def test_subnormals_are_flushed_and_the_mode_of_the_thread_is_restored(method):
     tiny = np.float32(1e-41)
     param, grad = np.full(100, 1.0, "float32"), np.full(100, 1e-21, "float32")
     optimizer = method.optimizer(param, **({"momentum": 0.5} if method.name == "SGD" else {}))

@@ -692,7 +692,7 @@ def test_the_hybrid_and_averages_go_to_torch():
     (lambda opt: opt.accumulate([np.ones((5, 3)), np.ones(7)]), "accumulated gradients"),
     (lambda opt: opt.param_groups[0].update(eps_mode="hat"), "eps_mode='hat', which torch lacks"),
 ])
-def test_what_torch_has_not_is_refused(change, message):
+def test_what_torch_lacks_is_refused(change, message):
     pytest.importorskip("torch")
     optimizer, _, _ = trained(ADAM, {})
     change(optimizer)

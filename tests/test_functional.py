@@ -167,7 +167,7 @@ def test_arrays_are_not_kept(count):
     assert not any(watch() for watch in watched)
 
 
-def test_a_new_array_at_the_place_of_an_old_one_is_stepped_as_itself():
+def test_a_new_array_at_the_address_of_an_old_one_is_stepped_as_itself():
     """Its object or its memory, or both, are often those of an array that is no more."""
     for size in (3, 4, 3, 2, 4, 3) * 20:
         w, g = np.ones(size), np.ones(size)
@@ -187,7 +187,7 @@ def test_what_is_kept_is_bounded(monkeypatch):
         assert id(alive[-1][0]) in calls.known  # the last is
 
 
-def test_a_call_that_raises_keeps_nothing_begun():
+def test_a_call_that_raises_leaves_nothing_begun():
     columns = arguments()
     functional.adamw(*columns, step=1)
     before = bits(columns)

@@ -168,7 +168,7 @@ def test_gradients_are_divided_inside_the_step_and_not_written():
     np.testing.assert_array_equal(grads, 6.0)
 
 
-def test_clipping_in_the_step_sees_unscaled_gradients():
+def test_clipping_in_the_step_is_of_unscaled_gradients():
     param = np.zeros(2)
     opt, scaler = fastopt.SGD(param, lr=1.0), GradScaler(init_scale=1024.0)
     opt.bind_grads(1024 * np.array([3.0, 4.0]))
@@ -273,7 +273,7 @@ def test_not_enabled_it_is_not_there():
 Pair = namedtuple("Pair", "loss, other")
 
 
-def test_scaling_keeps_the_kind_of_what_it_is_given():
+def test_scaling_returns_the_kind_that_it_is_given():
     scaler = GradScaler(init_scale=4.0)
     assert scaler.scale(2.5) == 10.0
     assert scaler.scale(2) == 8.0

@@ -485,7 +485,7 @@ def test_schedulers_change_the_rate():
     assert optimizer.state[0]["t"] == 0.5
 
 
-def test_lowering_history_size_keeps_the_newest_pairs():
+def test_lowering_history_size_drops_the_oldest_pairs():
     params, evaluate = rosenbrock()
     optimizer, step = ours(params, evaluate, max_iter=6, lr=0.01)
     step()

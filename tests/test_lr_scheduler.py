@@ -268,7 +268,7 @@ def test_stacked_schedulers_do_not_drift():
 
 
 @every(AS_TORCH)
-def test_a_rate_that_the_user_changes_is_followed_as_in_torch(make):
+def test_a_rate_that_the_user_changes_acts_as_in_torch(make):
     pytest.importorskip("torch")
     (ours, mine), (theirs, their) = both(make)
     for count in range(80):

@@ -66,7 +66,7 @@ def test_float32_is_the_float64_result_rounded(options):
 @pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-10), ("float32", 2e-3)])
 @pytest.mark.parametrize("spread", [1, 30])
 @pytest.mark.parametrize("steps", [1, 2, 5, 6])
-def test_the_iteration_among_squares_keeps_its_accuracy(dtype, tolerance, spread, steps):
+def test_the_iteration_among_squares_is_as_accurate(dtype, tolerance, spread, steps):
     """Wide matrices, singular values from 1 down to far below the precision, and more steps than one run holds."""
     rng = np.random.default_rng(1)
     left, _ = np.linalg.qr(rng.standard_normal((40, 40)))
@@ -363,7 +363,7 @@ def test_a_hybrid_step_that_raises_changes_nothing(change, error, message):
     ("adamw", "lr", lambda step: -1), ("muon", "momentum", lambda step: float("nan")),
 ])
 @pytest.mark.parametrize("first", [True, False])
-def test_a_bad_value_in_one_part_keeps_both_from_stepping(part, name, value, first):
+def test_a_bad_value_in_one_part_stops_both(part, name, value, first):
     params, grads = model()
     optimizer = MuonAdamW(params)
     if not first:

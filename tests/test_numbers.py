@@ -358,7 +358,7 @@ def test_a_tiny_decay_does_not_vanish(method, options):
     assert moved == pytest.approx(exact, rel=0.15)
 
 
-def test_float32_is_as_near_to_float64_as_torch():
+def test_float32_is_as_close_to_float64_as_torch():
     """The table of docs/numbers.md, its first rows; and without torch, its first column."""
     for method, _, _, own, *others in errors.measured(counts=(10,)):
         assert own < 2, method.name

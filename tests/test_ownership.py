@@ -118,7 +118,7 @@ def test_groups_cannot_be_exchanged_for_others():
         fastopt.SGD([ones()]).param_groups = []
 
 
-def test_an_average_of_a_mapping_sees_that_a_parameter_was_replaced():
+def test_an_average_of_a_mapping_notices_that_a_parameter_was_replaced():
     params = {"w": ones()}
     average = fastopt.averages.EMA(params, 0.5)
     params["w"] = ones()
@@ -308,7 +308,7 @@ def test_parameters_cannot_be_moved_into_the_state_or_an_average():
     optimizer.step([ones()])
 
 
-def test_many_gradients_at_changing_places_are_all_looked_at():
+def test_many_gradients_at_changing_addresses_are_all_read():
     rng = np.random.default_rng(0)
     pool = [np.zeros(8) for _ in range(400)]
     params = pool[:100]
@@ -571,7 +571,7 @@ def test_a_hybrid_replaces_parameters_of_both_parts():
     optimizer.step(grads)
 
 
-def test_averages_of_whole_methods_follow_the_parameters_that_are_stepped():
+def test_averages_of_whole_methods_average_the_parameters_that_are_stepped():
     for method in (fastopt.Adafactor, fastopt.AdamW):
         w = np.ones((2, 2))
         average = fastopt.averages.EMA([w], 0.0)

@@ -881,7 +881,7 @@ def test_the_share_that_is_clipped_leaves_out_missing_gradients():
         assert optimizer.last_step.clipped == share
 
 
-def test_rebinding_keeps_the_stages():
+def test_rebinding_leaves_the_stages():
     params, rows = inputs(4, shapes=SHAPES, skip=False)
     optimizer, averages = make(ELEMENTWISE[0], {}, params, STAGES["many"] | {"cautious": False})
     twins = copies(params)
@@ -896,7 +896,7 @@ def test_rebinding_keeps_the_stages():
     assert everything(optimizer, params, averages) == everything(twin, twins, others)
 
 
-def test_a_group_that_changes_its_options_is_followed():
+def test_a_group_that_changes_its_options_steps_with_them():
     params, rows = inputs(6, shapes=((4, 3), (5,)), skip=False)
     twins = copies(params)
     optimizer, twin = SGD(params, lr=0.1), SGD(twins, lr=0.1)

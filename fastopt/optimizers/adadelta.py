@@ -17,7 +17,7 @@ class Adadelta(Optimizer):
 
     Args:
         params: see `Optimizer`.
-        lr: η, at least 0; the method was made to go without, with 1.
+        lr: η, at least 0; the method was designed to need none, so 1.
         rho: ρ, from 0 to 1.
         eps: ε, at least 0.
         weight_decay: λ, at least 0; adds λ θ to the gradient.

@@ -55,9 +55,9 @@ class Adafactor(WholeOptimizer):
         beta2_decay: how fast the weight of the newest gradient falls with the steps, at most 0; 0 forgets all
             gradients but the newest.
         eps: (ε₁, ε₂), each at least 0. ε₁ bounds the root of the second moment from below; None is the machine
-            epsilon of the parameter's dtype. ε₂ stands for the size of a parameter that is smaller.
+            epsilon of the parameter's dtype. ε₂ is the least size of a parameter that counts.
         d: an update whose RMS is greater is scaled down to it; at least 1.
-        weight_decay: λ, at least 0; each step takes η λ θ away, whatever the gradient.
+        weight_decay: λ, at least 0; each step subtracts η λ θ, whatever the gradient.
         maximize: ascends instead of descending.
 
     Raises:

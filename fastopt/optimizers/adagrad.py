@@ -6,7 +6,7 @@ from .base import Optimizer, Params, Rate
 
 
 class Adagrad(Optimizer):
-    r"""Adagrad: each element's rate falls with the squared gradients it has seen.
+    r"""Adagrad: the rate of each element falls with the sum of its squared gradients.
 
     With gradient g (after `maximize` and `weight_decay`) at step t, and learning rate η::
 

@@ -96,7 +96,7 @@ class AdamW(Adam):
         lr: learning rate η, at least 0.
         betas: (β₁, β₂), each at least 0 and less than 1.
         eps: ε, at least 0.
-        weight_decay: λ, at least 0; each step takes η λ θ away, whatever the gradient.
+        weight_decay: λ, at least 0; each step subtracts η λ θ, whatever the gradient.
         amsgrad: divides by the largest v so far; costs a state array.
         maximize: ascends instead of descending.
         eps_mode: see `Adam`.

@@ -35,7 +35,7 @@ class ASGD(Optimizer):
     array([0.9, 2.3])
 
     Source: Polyak and Juditsky 1992, "Acceleration of stochastic approximation by averaging"; Bottou 2012. ηₜ and μₜ
-    are kept in float32, as in torch, so that checkpoints and trajectories agree. Departs from torch in the decay, which
+    are float32 numbers, as in torch, so that checkpoints and trajectories agree. Departs from torch in the decay, which
     joins the update before the one rounding of θ, so that it does not vanish in float32 when λ η is tiny; and in
     refusing a negative alpha, with which the rate would grow.
     """

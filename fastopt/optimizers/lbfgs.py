@@ -219,8 +219,8 @@ class LBFGS(Optimizer):
         params: see `Optimizer`; one group, all of one dtype. Together they are the vector θ.
         lr: the step η, at least 0; with a line search the first step that it tries.
         max_iter: iterations in a call of `step`, at most.
-        max_eval: evaluations of the closure in a call of `step`, at most (None: 1.25 · `max_iter`). As in torch an
-            iteration without a line search is begun as long as there are fewer.
+        max_eval: evaluations of the closure in a call of `step`, at most (None: 1.25 · `max_iter`). As in torch, an
+            iteration without a line search begins while fewer were made.
         tolerance_grad: a step ends where no element of the gradient is larger.
         tolerance_change: a step ends where no parameter, or where the loss, changed by more, and where the slope
             gᵀd of the direction is flatter than that.

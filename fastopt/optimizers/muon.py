@@ -30,14 +30,14 @@ class Muon(WholeOptimizer):
         params: see `Optimizer`; matrices only. `MuonAdamW` takes all parameters of a model and steps the rest
             with AdamW. Embeddings and the last layer are better there too.
         lr: learning rate η, at least 0.
-        weight_decay: λ, at least 0; each step takes η λ θ away, whatever the gradient.
+        weight_decay: λ, at least 0; each step subtracts η λ θ, whatever the gradient.
         momentum: μ, at least 0.
         nesterov: orthogonalizes the momentum of one more step.
         ns_coefficients: (a, b, c) of the Newton–Schulz iteration.
         eps: ε, at least 0.
         ns_steps: k, a whole number from 1 to 99.
         adjust_lr_fn: `"original"` or None: r as above. `"match_rms_adamw"`: r = 0.2 √max(m, n), which moves the
-            elements about as far as AdamW does, so that its learning rates and weight decays serve.
+            elements about as far as AdamW does, so that its learning rates and weight decays can be used.
 
     Raises:
         TypeError, ValueError: an argument is not as described, a parameter is not a matrix; see also `Optimizer`.
@@ -49,10 +49,10 @@ class Muon(WholeOptimizer):
     >>> np.linalg.svd(w, compute_uv=False).round(3)
     array([0.112, 0.068])
 
-    The products run in NumPy's BLAS and on its threads, which `num_threads` does not set; the bits are that BLAS's, and
-    may differ from one machine to the next. After the first, a step
-    allocates nothing; the optimizer holds working memory for its largest matrix: two copies, and two squares of
-    the shorter side, four where the longer one is more than twice as long.
+    The products run in NumPy's BLAS and on its threads, which `num_threads` does not set; the bits depend on that BLAS,
+    and may differ from one machine to the next. After the first, a step allocates nothing; the optimizer holds working
+    memory for its largest matrix: two copies, and two squares of the shorter side, four where the longer one is more
+    than twice as long.
 
     Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon; Liu et al. 2025, arXiv 2502.16982. Departs from
     torch, which iterates in bfloat16: here the dtype of the parameter holds throughout. The weight decay is added

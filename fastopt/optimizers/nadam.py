@@ -39,7 +39,7 @@ class NAdam(Optimizer):
     array([0.8944, 2.1056])
 
     Source: Dozat 2016, "Incorporating Nesterov momentum into Adam". Departs from torch as `Adam` does. The product
-    P is kept in float32, as in torch, so that checkpoints and trajectories agree.
+    P is a float32 number, as in torch, so that checkpoints and trajectories agree.
     """
 
     rule = "nadam"

@@ -37,8 +37,8 @@ class RMSprop(Optimizer):
     array([0., 3.])
 
     Source: Tieleman and Hinton 2012, lecture 6.5; centered: Graves 2013, arXiv 1308.0850. Departs from torch
-    in rounding (IEEE square root), and where rounding takes the variance v - a² of a steady gradient below 0, of which
-    torch makes NaN.
+    in rounding (IEEE square root), and where rounding takes the variance v - a² of a steady gradient below 0, which
+    torch turns into NaN.
     """
 
     rule = "rmsprop"

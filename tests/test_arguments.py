@@ -16,7 +16,7 @@ SHAPES = ((3, 4), (5,), (2, 3, 2), (1, 4), (), (0, 3))
 DTYPES = ("float32", "float64")
 
 
-# ---- what is given in the place of a plain array: functions that return None where there is no such thing
+# ---- what is given instead of a plain array: functions that return None where there is no such thing
 
 class Careless(np.ndarray):
     """A subclass that changes what its functions do."""
@@ -151,7 +151,7 @@ NEVER = {  # must be refused everywhere
 }
 
 
-# ---- the doors
+# ---- the arguments that take arrays
 
 class Door:
     """A place for one array, `plain`, and what there is around it.
@@ -384,7 +384,7 @@ class SparseValues(Door):
         self.optimizer.step([SparseRows(rows, x, self.param.shape)])
 
 
-def doors():
+def arguments():
     one = [(method, options) for method in METHODS if not method.closure for options in method.variants[:2]]
     for method, options in one:
         if method.optimizer.sparse != "only":
@@ -406,7 +406,7 @@ def doors():
         yield f"clip {getattr(clip, '__name__', clip)}", lambda s, d, c=clip: Clipped(s, d, c)
 
 
-DOORS = dict(doors())
+ARGUMENTS = dict(arguments())
 
 
 def values(x):
@@ -421,27 +421,27 @@ def values(x):
 
 
 def problem(make, shape, dtype, name, present):
-    """What is wrong with how a door takes something; None: nothing."""
+    """What is wrong with how an argument takes something; None: nothing."""
     try:
-        door, twin = make(shape, dtype), make(shape, dtype)
+        argument, twin = make(shape, dtype), make(shape, dtype)
     except ValueError:
         return None  # a method that steps no such shape
-    if isinstance(door, SparseValues) and not door.plain.ndim:
+    if isinstance(argument, SparseValues) and not argument.plain.ndim:
         return None
-    given = present(door.plain.copy())
+    given = present(argument.plain.copy())
     if given is None:
         return None
-    before, inside = door.world(), values(given)
+    before, inside = argument.world(), values(given)
     try:
-        door.use(given)
+        argument.use(given)
     except (TypeError, ValueError) as error:
-        if door.world() != before:
+        if argument.world() != before:
             return f"refused, but changed something ({error})"
         if inside is not None and values(given).tobytes() != inside.tobytes():
             return f"refused, but wrote into what was given ({error})"
-        if not any(word in str(error) for word in door.words):
+        if not any(word in str(error) for word in argument.words):
             return f"refused without a name: {error}"
-        if name in SAME or name in door.takes:
+        if name in SAME or name in argument.takes:
             return f"refused: {error}"
         return None
     except Exception as error:
@@ -450,21 +450,21 @@ def problem(make, shape, dtype, name, present):
         return "accepted"
     plain = twin.plain.copy()
     twin.use(plain)
-    if door.world() != twin.world():
+    if argument.world() != twin.world():
         return "taken for something else"
     if inside is not None and not np.array_equal(values(given), plain):
-        return "not written" if door.in_place else "written"
+        return "not written" if argument.in_place else "written"
     return None
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("argument", ARGUMENTS)
 @pytest.mark.filterwarnings("ignore:The numpy.matrix")
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
-def test_every_door_takes_an_array_right_or_refuses_it(door):
+def test_every_argument_takes_an_array_right_or_refuses_it(argument):
     cases = [*itertools.product({**SAME, **EXPORTERS, **PERHAPS}.items(), SHAPES, DTYPES),
              *itertools.product(NEVER.items(), SHAPES[:1], DTYPES[:1])]
     problems = [f"{name} {dtype} {shape}: {found}" for (name, present), shape, dtype in cases
-                if (found := problem(DOORS[door], shape, dtype, name, present))]
+                if (found := problem(ARGUMENTS[argument], shape, dtype, name, present))]
     assert not problems, "\n".join(problems)
 
 
