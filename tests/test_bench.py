@@ -124,6 +124,20 @@ def test_numba_makes_the_step_on_two_threads(row):
         check(steps.NUMBA, row, SIZES[1], "float32", threads=2)
 
 
+def test_a_method_without_a_loop_or_a_twin_has_the_other_contenders(monkeypatch):
+    """So that a new method needs no edit of the benchmark."""
+    monkeypatch.setattr(numpy_in_place, "METHODS", {})
+    if race.installed("numba"):
+        from fastopt.bench import numba_loops
+
+        monkeypatch.setattr(numba_loops, "LOOPS", {})
+        monkeypatch.setattr(numba_loops, "ROOTS", {})
+    if race.torch():
+        monkeypatch.delattr(race.torch().optim, "Adam")
+    entered = steps.RACE.enter(steps.Work(ROWS["Adam"], SIZES[0]))
+    assert set(entered) == {name for name, one in CONTENDERS.items() if not one.needs} - {steps.BLOCKS}
+
+
 def test_blocks_are_of_no_use_for_small_arrays():
     assert CONTENDERS[steps.BLOCKS].make(steps.Work(ROWS["Adam"], SIZES[0])) is None
 

@@ -31,13 +31,15 @@ def report(args):
         case = race.parse(name)
         comparison = compare(race, row, case, case.threads[0], None, args.rounds, args.seconds)
         ratios = [comparison.ratios(one) for one in comparison.measurements if one.startswith("torch")]
+        if not ratios:  # this torch lacks it
+            return "", comparison
         best, middle = (min(column) for column in zip(*ratios, strict=True))
         results.append({"method": row.name, "case": case.name, "best": best, "median": middle})
         return f"{figures(best)} x ({figures(middle)} x)", comparison
 
     print(table_head("method", *(f"{name}: best (median)" for name in CASES), f"of the limit at {CASES[-1]}"))
     for row in steps.ROWS:
-        if matches(row, wanted) and hasattr(torch().optim, row.method.name):
+        if matches(row, wanted) and row.method.in_torch:
             cells, comparisons = zip(*(measured(steps.RACE, row, name) for name in CASES), strict=True)
             print(table_line(row.name, *cells, f"{comparisons[-1].share_of_limit(steps.NEW):.0%}"), flush=True)
     print(f"\n{table_head('method', 'case', 'best (median)')}")

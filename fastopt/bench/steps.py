@@ -191,6 +191,8 @@ def expressions(work):
 def numba(work):
     from . import numba_loops
 
+    if work.row.name not in numba_loops.LOOPS:
+        return None
     return Step(numba_loops.step(work.row, work.params, work.grads, work.states, work.threads))
 
 
