@@ -1,9 +1,10 @@
 """The measurement: all contenders of a row and case, interleaved round by round in one process.
 
 In a round every contender makes as many steps as take two milliseconds, first uncounted, so that it finds the
-caches as its own steps leave them, then timed. In the large cases other data fills the last-level cache
-before: what the last contender has left there would help one and not another. The order changes from round to
-round. What slows the machine for a while slows all of them: trust the ratios, and of the times the best.
+caches as its own steps leave them, then timed; by then the threads of the last one, which Numba may have from an
+OpenMP runtime of its own, no longer spin. In the large cases other data fills the last-level cache before: what the
+last contender has left there would help one and not another. The order changes from round to round. What slows the
+machine for a while slows all of them: trust the ratios, and of the times the best.
 """
 
 import gc
