@@ -1,7 +1,10 @@
 """The benchmark: its contenders do the same work, its commands print what they promise. Nothing is timed."""
 
 import argparse
+import dataclasses
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -229,8 +232,11 @@ def test_contenders_that_need_a_package_are_left_out_without_it(monkeypatch):
 
 
 def test_contenders_that_take_minutes_want_to_be_asked_for():
-    entered = steps.RACE.enter(steps.Work(ROWS["SGD"], SIZES[0]), {steps.BOUND})
-    assert set(entered) == {steps.NEW, steps.BOUND}
+    contenders = [race.Contender("a", lambda work: work), race.Contender("b", lambda work: work, asked=True),
+                  race.Contender("c", lambda work: None)]
+    one = dataclasses.replace(steps.RACE, contenders=contenders, base="a")
+    assert one.enter(7) == {"a": 7}
+    assert one.enter(7, {"b"}) == {"a": 7, "b": 7}
     assert [name for name, one in CONTENDERS.items() if one.asked] == [steps.COMPILED]
 
 
@@ -346,6 +352,17 @@ def test_threads_of_all_are_put_back():
         with runner.threads_of_all(1, [package]):
             assert getattr(module, get)() == 1
         assert getattr(module, get)() == before
+
+
+def test_the_start_of_numbas_threads_leaves_torch_its_number():
+    pytest.importorskip("torch"), pytest.importorskip("numba")
+    code = """
+from fastopt.bench import race, runner
+with runner.threads_of_all(1):
+    print(race.torch().get_num_threads(), race.installed("numba").get_num_threads())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "1"]
 
 
 def test_table_and_json(capsys, tmp_path):
@@ -673,6 +690,15 @@ def test_limit_of_the_whole_step_leaves_states_and_clears_gradients():
     for moments, originals in zip(work.moments, before, strict=True):
         for name, original in originals.items():
             np.testing.assert_array_equal(moments[name], original)
+
+
+def test_what_the_bytes_of_a_stage_allow():
+    """Those of the pass over the 28 of the plain step, and a read of each array that must be read as a whole."""
+    moved = {stages.PLAIN: 28, "clip, adaptive": 28, "zero_grad": 32, stages.MICRO_BATCHES: 48, stages.READ: 4}
+    comparison = runner.Comparison("stages", "1x10", 1, "AdamW", "float32", stages.PLAIN, {
+        name: runner.Measurement(name, 10, 10 * size, (0.25,) if name == stages.READ else (1.0,))
+        for name, size in moved.items()})
+    assert [stages.its_bytes(comparison, name) for name in moved] == ["1.00 x", "1.50 x", "1.14 x", "1.71 x", ""]
 
 
 def test_every_stage_has_its_row():
