@@ -194,8 +194,8 @@ def described(arrays, path, part):
     names = {}  # of the parameters, by the path of what has an entry for each
     if isinstance(part, Optimizer):
         names = {f"{path}{each}": part._plan.names for each in (".state", ".stages.slow", ".stages.accumulated")}
-        for name, its in getattr(part, "_parts", {}).items():
-            names[f"{path}.{name}.state"] = its._plan.names
+        for name, group in getattr(part, "_parts", {}).items():
+            names[f"{path}.{name}.state"] = [part._plan.names[position] for position in group.positions]
     return {"class": type(part).__name__, "state": arrays.encoded(part.state_dict(), path, names)}
 
 

@@ -236,8 +236,8 @@ def test_parameters_share_the_working_memory():
     optimizer = Muon(params)
     optimizer.step(grads[0])
     largest = max(part.size(shape, params[0].dtype) for shape, part in
-                  ((param.shape, type(optimizer._engine.work.of(param))) for param in params))
-    assert len(optimizer._engine.work.memory) == largest
+                  ((param.shape, type(optimizer._engine.works[Muon].of(param))) for param in params))
+    assert len(optimizer._engine.works[Muon].memory) == largest
     assert len(pickle.dumps(optimizer)) < 2.1 * sum(param.nbytes for param in params) + 5_000
 
 
@@ -576,6 +576,49 @@ def test_rebind_reset_zero_grad_and_the_rest_of_the_interface():
     calls = []
     optimizer.register_step_post_hook(lambda *_: calls.append(1))
     assert optimizer.step(closure=lambda: (3.5, grads())) == 3.5 and calls == [1]
+
+
+@pytest.mark.parametrize("name", ["step", "accumulate", "add_param_group", "bind_grads", "load_state_dict", "rebind",
+                                  "remove_param", "replace_param", "reset_state", "set_stages", "zero_grad"])
+def test_a_part_is_changed_with_its_whole(name):
+    part = MuonAdamW(model()[0]).adamw
+    with pytest.raises(ValueError, match="adamw is a part of a MuonAdamW"):
+        getattr(part, name)()
+
+
+def test_a_part_shows_what_is_its():
+    params, grads = model()
+    optimizer = MuonAdamW(params)
+    optimizer.step(grads())
+    assert optimizer.muon.param_groups[0] is optimizer.param_groups[0]
+    assert optimizer.adamw.state[0] == optimizer.state[2] and len(optimizer.adamw.state) == 3
+    assert optimizer.adamw.state_dict()["param_groups"] == optimizer.state_dict()["adamw"]["param_groups"]
+    part = pickle.loads(pickle.dumps(optimizer.adamw))
+    assert part.step_count == 1 and list(part.state) == [0, 1, 2]
+
+
+def test_a_pickle_of_two_optimizers_is_one_hybrid():
+    """As they were kept before one plan stepped both."""
+    params, grads = model()
+    twins = {name: param.copy() for name, param in params.items()}
+    optimizer = MuonAdamW(params)
+    names = {"muon": ["embedding", "layer.weight", "head.weight"], "adamw": ["layer.bias", "scale", "kernel"]}
+    parts = {"muon": Muon, "adamw": fastopt.AdamW}
+    parts = {name: parts[name]({each: twins[each] for each in names[name]}) for name in parts}
+    rows = [grads(), grads()]
+    optimizer.step(rows[0])
+    for name, part in parts.items():
+        part.step({each: rows[0][each] for each in names[name]})
+    order = list(twins)
+    other = MuonAdamW.__new__(MuonAdamW)
+    other.__setstate__({
+        "params": list(twins.values()), "names": order, "parts": parts, "plain": True, "num_threads": None,
+        "positions": {name: [order.index(each) for each in own] for name, own in names.items()},
+        "defaults": {name: part.defaults for name, part in parts.items()}, "bound": None, "pipeline": None,
+        "given": [], "whole": None})
+    optimizer.step(rows[1])
+    other.step(rows[1])
+    assert snapshot(other, twins.values()) == snapshot(optimizer, params.values())
 
 
 def test_trains_the_digits():

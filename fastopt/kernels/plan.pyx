@@ -90,9 +90,10 @@ cdef tuple numbers(const double *scalar, Py_ssize_t count):
 
 @cython.final
 cdef class Plan(Hold):
-    """Pointer tables of the parameters, gradients and states that one rule steps.
+    """Pointer tables of the parameters, gradients and states that a rule steps; without one (None), any rules.
 
-    Without a rule (None) it checks, keeps and counts; `taken()` has the gradients and `finish()` ends the step.
+    It also checks, keeps and counts for parameters that are stepped elsewhere: `taken()` has the gradients, and a step
+    of no others is ended by `finish()`.
 
     The arrays are held for as long as the plan lives. A method that raises leaves the plan as it was.
 
@@ -197,10 +198,11 @@ cdef class Plan(Hold):
         """How error messages call parameter `i`."""
         return called(i, self.names[i])
 
-    def extend(self, params, names, int group):
-        """Adds the parameters of a group: writable C-contiguous arrays of a dtype that can be stepped."""
+    def extend(self, params, names, group):
+        """Adds parameters, writable C-contiguous arrays of a dtype that can be stepped, of a group or of one each."""
         cdef Py_ssize_t first = self.walk.count, i
         params = list(params)
+        groups = list(group) if isinstance(group, list) else [group] * len(params)
         names = list(names)
         for i, (param, name) in enumerate(zip(params, names, strict=True), first):
             check_parameter(param, called(i, name))
@@ -213,7 +215,7 @@ cdef class Plan(Hold):
         self.states += [None] * len(params)
         for i in range(first, len(self.params)):
             memset(&self.walk.items[i], 0, sizeof(Item))
-            self.walk.items[i].group = group
+            self.walk.items[i].group = groups[i - first]
             self.point(i, self.params[i])
             self.walk.gradients[i].data = NULL
             self.walk.gradients[i].width = 0
@@ -937,13 +939,14 @@ cdef class Plan(Hold):
                 if self.walk.gradients[i].width != 0 and not self.walk.items[i].ready]
 
     cdef int answer(self, list coefficients, bint ahead) except -1:
-        """Writes the coefficients of the cohorts down, and chooses the loop of each."""
+        """Writes the coefficients of the cohorts down, and chooses the loop of each, or none without coefficients."""
         cdef Py_ssize_t i, k
         cdef int kind
         cdef Cohort *cohort
         cdef double scale, coupled, decay, limit
         cdef Coefficients rule
-        if not self.begun or self.rule is None or len(coefficients) != self.cohort_count:
+        cdef bint looped = False
+        if not self.begun or len(coefficients) != self.cohort_count:
             raise RuntimeError("run() answers the cohorts of begin()")
         for k in range(self.cohort_count):
             cohort = &self.walk.cohorts[k]
@@ -954,7 +957,11 @@ cdef class Plan(Hold):
                 prepare, rule, after = coefficients[k]
             if len(after) != self.scalars:
                 raise ValueError(f"the parameters have {self.scalars} scalars, got {len(after)}")
-            if rule is None or rule.rule != self.number:
+            if rule is None and self.number < 0:
+                cohort.loop[0] = cohort.loop[1] = NULL
+                continue
+            looped = True
+            if rule is None or self.number not in (-1, rule.rule):
                 raise ValueError(f"a step of the rule {self.rule!r} needs its coefficients, got {rule!r}")
             scale, coupled, decay, limit = prepare
             write(&cohort.rule, rule.own, rule.count)
@@ -976,6 +983,8 @@ cdef class Plan(Hold):
                 cohort.prepared = False
             self.choose(&cohort.loop[0], 0, rule, kind | (DECAYS if cohort.rule.f32[DECAY] != 0 else 0))
             self.choose(&cohort.loop[1], 1, rule, kind | (DECAYS if cohort.rule.f64[DECAY] != 0 else 0))
+        if not looped:
+            self.elements = 0  # nothing is worth a thread
         return 0
 
     cdef inline int choose(self, rule_t *loop, int wide, Coefficients rule, int kind) except -1:
@@ -985,13 +994,23 @@ cdef class Plan(Hold):
             raise ValueError(f"{rule!r} neither scales its gradient nor decays")
         return 0
 
+    def run_plain(self, list coefficients not None, num_threads=None, then=None):
+        """What run() does, without the stages that are set."""
+        cdef bint staged = self.walk.staged
+        self.walk.staged = False
+        try:
+            self.run(coefficients, num_threads, then)
+        finally:
+            self.walk.staged = staged
+
     def run(self, list coefficients not None, num_threads=None, then=None):
         """Makes the step, and counts it before a signal can be delivered.
 
         `coefficients` has for each cohort: (scale of the gradient, coupled decay, decoupled decay, limit of an element
-        or 0), the rule's Coefficients, scalars after the step, and with stages a fourth tuple, the coefficients of
-        those that have a place. `then` is what else the step counts: see finish(). Returns what take_sums() asked for,
-        or None: of each parameter the 2-norms of g, of p and of the update.
+        or 0), the rule's Coefficients (None: its parameters are stepped elsewhere), scalars after the step, and with
+        stages a fourth tuple, the coefficients of those that have a place. `then` is what else the step counts: see
+        finish(). Returns what take_sums() asked for, or None: of each parameter the 2-norms of g, of p and of the
+        update.
         """
         self.answer(coefficients, False)
         self.go(STEP, num_threads)

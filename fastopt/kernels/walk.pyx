@@ -397,6 +397,8 @@ cdef void walk(const Walk *w, int purpose, Py_ssize_t part, Py_ssize_t parts) no
             continue
         cohort = &w.cohorts[item.cohort]
         rule = cohort.loop[item.width == 8]
+        if rule == NULL:  # it is stepped elsewhere
+            continue
         c = <const void*>cohort.rule.f64 if item.width == 8 else <const void*>cohort.rule.f32
         prepare = NULL
         prepare_c = NULL

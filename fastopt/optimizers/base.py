@@ -12,7 +12,7 @@ from ..interrupts import uninterrupted
 from ..kernels.arrays import aligned, as_array
 from ..kernels.checks import called, check_parameter
 from ..kernels.hold import exclusive
-from .checkpoint import match, match_stages, match_state, pack, pack_state
+from .checkpoint import match, match_stages, pack
 from .engine import Engine, Front
 from .hooks import ANY_HOOKS, GLOBAL_POST, GLOBAL_PRE, Hooked
 from .method import Method
@@ -171,7 +171,7 @@ class Optimizer(Method, Hooked, Front):
             raise ValueError("param_groups was changed: add_param_group() adds a group; one that was taken out is not "
                              "stepped any more, and one that was put in never was")
         for index, group in enumerate(self._engine.groups):
-            now, arrays = groups[index].get("params"), plan.params[group.first : group.first + group.size]
+            now, arrays = groups[index].get("params"), [plan.params[position] for position in group.positions]
             where = f"param_groups[{index}]['params']"
             if now is not group.params:
                 raise ValueError(f"{where} was replaced; rebind(params) moves to other arrays, add_param_group() adds "
@@ -181,7 +181,7 @@ class Optimizer(Method, Hooked, Front):
                                  "parameters, remove_param() takes one out")
             for offset, (array, new) in enumerate(zip(arrays, now, strict=True)):
                 if new is not array:
-                    raise ValueError(f"{where}[{offset}] is another array than {plan.label(group.first + offset)}; "
+                    raise ValueError(f"{where}[{offset}] is another array than {plan.label(group.positions[offset])}; "
                                      "rebind(params) moves to other arrays")
         found = [self._where_now(structure, leaves, where) for structure, leaves, where in self._given]
         self._given[:] = [(structure, *now) for (structure, _, _), now in zip(self._given, found, strict=True)]
@@ -272,7 +272,8 @@ class Optimizer(Method, Hooked, Front):
         label, old = plan.label(position), plan.params[position]
         array = as_array(param, label)
         check_parameter(array, label)
-        self.check_parameter(array, label)
+        method = self._engine.method_of(position)
+        method.check_parameter(array, label)
         arrays, step = self._engine.arrays[position], plan.get_step(position)
         if isinstance(state, str) and state == "new":
             made, step = {}, 0
@@ -284,7 +285,7 @@ class Optimizer(Method, Hooked, Front):
         elif callable(state):
             made = {}
             for name, own in arrays.items():
-                made[name] = aligned(self.state_shape(name, array.shape), array.dtype)
+                made[name] = aligned(method.state_shape(name, array.shape), array.dtype)
                 made[name][...] = fitted(state(name, own), made[name], name, label)
         else:
             raise ValueError(f"state must be 'keep', 'new' or a function, got {state!r}")
@@ -300,7 +301,7 @@ class Optimizer(Method, Hooked, Front):
     def _put(self, position, array):
         """Puts an array into its group."""
         group = self._engine.groups[self._plan.group(position)]
-        group.params[position - group.first] = array
+        group.params[group.positions.index(position)] = array
 
     @exclusive
     def remove_param(self, key: Any) -> None:
@@ -316,9 +317,9 @@ class Optimizer(Method, Hooked, Front):
         self._check_alone("remove_param()")
         engine, position = self._engine, self._find(key)
         group = engine.groups[self._plan.group(position)]
-        if group.size == 1:
+        if len(group.positions) == 1:
             raise ValueError(f"{self._plan.label(position)} is the only parameter of its group")
-        offset, plan = position - group.first, engine.without(position)
+        offset, plan = group.positions.index(position), engine.without(position)
         with uninterrupted():
             del group.params[offset]
             if "param_names" in group.options:
@@ -379,7 +380,7 @@ class Optimizer(Method, Hooked, Front):
             parts = [part["params"] if isinstance(part, Mapping) and "params" in part else part for part in grads]
             leaves = []
             for index, part in enumerate(parts):
-                part, wanted = flatten(part), self._engine.groups[index].size
+                part, wanted = flatten(part), len(self._engine.groups[index].positions)
                 if len(part) != wanted:
                     raise ValueError(f"grads of group {index} must have {wanted} entries, got {len(part)}")
                 leaves += part
@@ -458,7 +459,8 @@ class Optimizer(Method, Hooked, Front):
         plan = self._plan
         arrays = [as_array(leaf, f"params[{i}]") for i, leaf in enumerate(leaves)]
         for i, array in enumerate(arrays):
-            self.check_parameter(array, plan.label(i) if i < len(plan) else f"params[{i}]")
+            if i < len(plan):
+                self._engine.method_of(i).check_parameter(array, plan.label(i))
         with uninterrupted():
             plan.rebind(arrays)
             self._show(arrays)
@@ -690,7 +692,7 @@ class Optimizer(Method, Hooked, Front):
             hook(self)
 
     def _pack(self):
-        packed, pipeline = pack(self), self._engine.pipeline
+        packed, pipeline = pack(self._engine, self._engine.groups), self._engine.pipeline
         return packed if pipeline is None else {**packed, "stages": pipeline.state()}
 
     def _load(self, state_dict):
@@ -698,25 +700,17 @@ class Optimizer(Method, Hooked, Front):
 
     def _fitted(self, state_dict):
         """A checkpoint in the form that `_adopt` takes; raises, with nothing changed, if it does not fit."""
-        return match(self, state_dict), match_stages(self._engine, state_dict)
+        return match(self._engine, self._engine.groups, state_dict), match_stages(self._engine, state_dict)
 
     def _adopt(self, fitted):
         (groups, states, count), stages = fitted
         with uninterrupted():
             self._engine.adopt_stages(stages)
-            for index, group in enumerate(groups):
-                self.param_groups[index].clear()
-                self.param_groups[index].update(group)
+            for group, options in zip(self._engine.groups, groups, strict=True):
+                group.options.clear()
+                group.options.update(options)
             self._engine.set_states([states.get(position, (0, (0.0,) * len(self.scalar_slots), {}))
                                      for position in range(len(self._plan))], count)
-
-    def _pack_state(self, position, settings):
-        """The state of a parameter in torch's layout; empty: it has none."""
-        return pack_state(self, position, settings)
-
-    def _match_state(self, position, entries, settings):
-        """The reverse: a step count, scalars and arrays of its own."""
-        return match_state(self, position, entries, settings)
 
     # ---- copies and printing
 
@@ -741,11 +735,11 @@ class Optimizer(Method, Hooked, Front):
     def __setstate__(self, saved):
         self._setup()
         self.defaults = saved["defaults"]
-        engine, names = self._engine, iter(saved["names"])
-        for group in saved["param_groups"]:
-            self._admit(group, [next(names) for _ in group["params"]])
+        self._restore_groups(saved)
+        engine = self._engine
         for position, (arrays, step) in enumerate(zip(saved["arrays"], saved["steps"], strict=True)):
-            engine.arrays[position] = {name: self.copied(array) for name, array in arrays.items()}
+            copied = engine.method_of(position).copied
+            engine.arrays[position] = {name: copied(array) for name, array in arrays.items()}
             engine.plan.set_step(position, step)
             engine.plan.set_scalars(position, saved["scalars"][position])
         engine.plan.steps = saved["count"]
@@ -756,6 +750,12 @@ class Optimizer(Method, Hooked, Front):
             self._plan.bind(saved["bound"])
         if saved["pipeline"] is not None:
             self._engine.restore_stages(saved["pipeline"])
+
+    def _restore_groups(self, saved):
+        """Takes the groups of a pickle."""
+        names = iter(saved["names"])
+        for group in saved["param_groups"]:
+            self._admit(group, [next(names) for _ in group["params"]])
 
     def _copied_structures(self):
         """The structures that parameters were given in, where a copy of them has the copies of the parameters."""

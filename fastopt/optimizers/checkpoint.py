@@ -15,49 +15,49 @@ from .settings import KEPT, NOT_TORCHS, TORCH_ONLY, at, is_schedule, plain
 from .state import fitted, judging, step_count
 
 
-def pack(optimizer) -> dict[str, Any]:
-    """What `Optimizer.state_dict` returns, before its hooks."""
-    made = optimizer.step_count
-    groups, state = [], {}
-    for index, group in enumerate(optimizer.param_groups):
-        packed = {name: at(value, made) if name in optimizer.hyperparameters else value
-                  for name, value in group.items() if name != "params"}
-        positions = optimizer._engine.groups[index].positions
-        groups.append({**packed, "params": list(positions)})
-        for position in positions:
-            entries = optimizer._pack_state(position, packed)
+def pack(engine, groups) -> dict[str, Any]:
+    """What `Optimizer.state_dict` returns of these groups, before its hooks."""
+    made, count = engine.steps, 0
+    packed_groups, state = [], {}
+    for group in groups:
+        packed = {name: at(value, made) if name in group.method.hyperparameters else value
+                  for name, value in group.options.items() if name != "params"}
+        packed_groups.append({**packed, "params": list(range(count, count + len(group.positions)))})
+        for place, position in enumerate(group.positions, count):
+            entries = engine.pack_state(position, packed)
             if entries:
-                state[position] = entries
-    return {"state": state, "param_groups": groups, "step_count": made}
+                state[place] = entries
+        count += len(group.positions)
+    return {"state": state, "param_groups": packed_groups, "step_count": made}
 
 
-def pack_state(optimizer, position, settings):
+def pack_state(engine, position, settings):
     """The state of one parameter; empty where a checkpoint of torch has none."""
-    plan, arrays = optimizer._engine.plan, optimizer._engine.arrays[position]
+    plan, arrays, method = engine.plan, engine.arrays[position], engine.method_of(position)
     step = plan.get_step(position)
-    if not optimizer.counts_steps:
+    if not method.counts_steps:
         return dict(arrays) if step else {}
-    if not (step or arrays or optimizer.eager_state):
+    if not (step or arrays or method.eager_state):
         return {}
     # torch's type, while that can count: a float32 stops at 2**24
-    count = step if optimizer.integer_step else np.array(step, np.float32 if step < 2**24 else np.float64)
-    scalars = plan.get_scalars(position) if step else optimizer.scalars(settings)
+    count = step if method.integer_step else np.array(step, np.float32 if step < 2**24 else np.float64)
+    scalars = engine.get_scalars(position) if step else method.scalars(settings)
     # an option that was switched on since the last step needs an array that the next step would begin
     return {"step": count,
-            **{name: np.array(value, np.float32) for name, value in zip(optimizer.scalar_slots, scalars, strict=True)},
+            **{name: np.array(value, np.float32) for name, value in zip(method.scalar_slots, scalars, strict=True)},
             **{name: full_like(plan.params[position], value)
-               for name, value in optimizer.slots(settings).items() if name not in arrays},
+               for name, value in method.slots(settings).items() if name not in arrays},
             **arrays}
 
 
-def match(optimizer, saved: Mapping[str, Any]):
-    """Fits a checkpoint to an optimizer: returns new groups, {position: (step, scalars, arrays)} and the step count.
+def match(engine, ours, saved: Mapping[str, Any]):
+    """Fits a checkpoint to groups: returns new options, {position: (step, scalars, arrays)} and the step count.
 
     Raises ValueError or TypeError, naming what does not fit.
     """
     if not isinstance(saved, Mapping) or not isinstance(saved.get("state"), Mapping) or "param_groups" not in saved:
         raise ValueError("state_dict must be a dict with 'state' and 'param_groups'")
-    theirs, ours = saved["param_groups"], optimizer.param_groups
+    theirs = saved["param_groups"]
     if not isinstance(theirs, (list, tuple)):
         raise TypeError(f"param_groups of the state_dict must be a list, got {type(theirs).__name__}")
     if len(theirs) != len(ours):
@@ -67,31 +67,31 @@ def match(optimizer, saved: Mapping[str, Any]):
     for index, (their, our) in enumerate(zip(theirs, ours, strict=True)):
         if not isinstance(their, Mapping):
             raise TypeError(f"group {index} of the state_dict must be a dict, got {type(their).__name__}")
-        for key, position in match_positions(index, their, our, optimizer._engine.groups[index].positions):
+        for key, position in match_positions(index, their, our.options, our.positions):
             if key in order:
                 raise ValueError(f"state_dict has the parameter {key!r} twice in its groups")
             order[key] = position
-        groups.append(match_group(optimizer, index, their, our))
-    if optimizer.same_order and list(order.values()) != sorted(order.values()):
-        raise ValueError(f"{type(optimizer).__name__} needs the parameters in the order of the state_dict")
+        groups.append(match_group(our.method, index, their, our.options))
+        if our.method.same_order and list(order.values()) != sorted(order.values()):
+            raise ValueError(f"{our.method.__name__} needs the parameters in the order of the state_dict")
     given = {}
     for key, entries in saved["state"].items():
         if key not in order:
             raise ValueError(f"state_dict has a state for parameter {key!r}, which none of its groups has")
         if not isinstance(entries, Mapping):
-            label = optimizer._engine.plan.label(order[key])
+            label = engine.plan.label(order[key])
             raise TypeError(f"state of {label} must be a dict, got {type(entries).__name__}")
         given[order[key]] = entries
     count = step_count(saved["step_count"]) if "step_count" in saved else None
     states = {}
-    for index, group in enumerate(groups):
+    for index, (group, our) in enumerate(zip(groups, ours, strict=True)):
         with judging(f"group {index} of the state_dict"):
-            settings = {name: check(name, at(group[name], optimizer.step_count if count is None else count))
-                        for name, check in optimizer.hyperparameters.items()}
-            optimizer.check_settings(settings)
-        for position in optimizer._engine.groups[index].positions:
-            if position in given or optimizer.eager_state:
-                states[position] = optimizer._match_state(position, given.get(position, {}), settings)
+            settings = {name: check(name, at(group[name], engine.steps if count is None else count))
+                        for name, check in our.method.hyperparameters.items()}
+            our.method.check_settings(settings)
+        for position in our.positions:
+            if position in given or our.method.eager_state:
+                states[position] = engine.match_state(position, given.get(position, {}), settings)
     if count is None:
         count = max((step for step, _, _ in states.values()), default=0)
     return groups, states, count
@@ -118,35 +118,36 @@ def match_positions(index, their, our, positions):
     return list(zip(ids, positions, strict=True))
 
 
-def match_group(optimizer, index, their, our):
+def match_group(method, index, their, our):
     """A group with the checkpoint's values; parameters, names, schedules and fixed options stay ours."""
-    method, own = type(optimizer).__name__, optimizer.hyperparameters
+    own = method.hyperparameters
     unknown = [name for name in their if name not in {*own, *KEPT, *TORCH_ONLY, "params", "param_names"}]
     if unknown:
-        raise ValueError(f"group {index} of the state_dict has {unknown[0]!r}, which {method} does not have")
-    group = {name: value for name, value in our.items() if name in {*KEPT, *NOT_TORCHS, *optimizer.fixed}}
+        raise ValueError(f"group {index} of the state_dict has {unknown[0]!r}, which {method.__name__} does not have")
+    group = {name: value for name, value in our.items() if name in {*KEPT, *NOT_TORCHS, *method.fixed}}
     for name, value in their.items():
         if name in own or name in KEPT:
             what = f"{name} of group {index} of the state_dict"
             with judging(what):
                 group[name] = plain(value)
                 check_kept(name, group[name]) if name in KEPT else own[name](name, group[name])
-            if name in optimizer.fixed and group[name] != optimizer.fixed[name]:
-                raise ValueError(f"{what} is {group[name]!r}; with {method} it is always {optimizer.fixed[name]!r}")
-    off = off_by_default(optimizer)
+            if name in method.fixed and group[name] != method.fixed[name]:
+                raise ValueError(f"{what} is {group[name]!r}; with {method.__name__} it is always "
+                                 f"{method.fixed[name]!r}")
+    off = off_by_default(method)
     for name in own:
         if name not in group:
             if name not in off:
-                raise ValueError(f"group {index} of the state_dict lacks {name!r}, which {method} needs")
+                raise ValueError(f"group {index} of the state_dict lacks {name!r}, which {method.__name__} needs")
             group[name] = off[name]
     stay = [name for name in own if is_schedule(our[name])]
     group |= {name: our[name] for name in ("params", "param_names", *stay) if name in our}
     return {name: group[name] for name in (*our, *group) if name in group}  # in our order
 
 
-def off_by_default(optimizer):
+def off_by_default(method):
     """Options that a checkpoint may lack, as torch added them over the years: they were off before."""
-    parameters = inspect.signature(type(optimizer)).parameters.items()
+    parameters = inspect.signature(method).parameters.items()
     return {name: parameter.default for name, parameter in parameters if not parameter.default}
 
 
@@ -158,30 +159,30 @@ def check_kept(name, value):
         raise TypeError(f"name must be a string, got {value!r}")
 
 
-def match_state(optimizer, position, entries, settings):
+def match_state(engine, position, entries, settings):
     """Checks the state of one parameter: returns its step count, its scalars and copies of its arrays."""
-    param, label = optimizer._engine.plan.params[position], optimizer._engine.plan.label(position)
-    numbers = (*(("step",) if optimizer.counts_steps else ()), *optimizer.scalar_slots)
-    unknown = [name for name in entries if name not in (*numbers, *optimizer.state_slots)]
+    param, label, method = engine.plan.params[position], engine.plan.label(position), engine.method_of(position)
+    numbers = (*(("step",) if method.counts_steps else ()), *method.scalar_slots)
+    unknown = [name for name in entries if name not in (*numbers, *method.state_slots)]
     if unknown:
-        raise ValueError(f"state of {label} has {unknown[0]!r}; {type(optimizer).__name__} has {optimizer.state_slots}")
+        raise ValueError(f"state of {label} has {unknown[0]!r}; {method.__name__} has {method.state_slots}")
     given = {name: value for name, value in entries.items() if value is not None}  # torch has None for no array yet
-    if not given and not optimizer.eager_state:
-        return 0, (0.0,) * len(optimizer.scalar_slots), {}
-    missing = [name for name in (*numbers, *optimizer.needed_slots(param, settings)) if name not in given]
+    if not given and not method.eager_state:
+        return 0, (0.0,) * len(method.scalar_slots), {}
+    missing = [name for name in (*numbers, *method.needed_slots(param, settings)) if name not in given]
     if missing:
         raise ValueError(f"state of {label} lacks {missing[0]!r}")
     with judging(f"state of {label}"):
         # a method without a count: only its first step, which makes the buffer, differs
-        step = step_count(given["step"]) if optimizer.counts_steps else 1
-        scalars = tuple(number(name, plain(given[name])) for name in optimizer.scalar_slots)
-        begun = optimizer.scalars(settings)
+        step = step_count(given["step"]) if method.counts_steps else 1
+        scalars = tuple(number(name, plain(given[name])) for name in method.scalar_slots)
+        begun = method.scalars(settings)
         if not step and any(abs(mine - its) > 1e-6 * abs(its) for mine, its in zip(scalars, begun, strict=True)):
-            raise ValueError(f"with step 0, {', '.join(optimizer.scalar_slots)} must be {begun}, got {scalars}")
-    arrays = {name: fitted(value, np.broadcast_to(param.dtype.type(0), optimizer.state_shape(name, param.shape)), name,
+            raise ValueError(f"with step 0, {', '.join(method.scalar_slots)} must be {begun}, got {scalars}")
+    arrays = {name: fitted(value, np.broadcast_to(param.dtype.type(0), method.state_shape(name, param.shape)), name,
                            label)
               for name, value in given.items() if name not in numbers}
-    strange = [name for name in arrays if name not in optimizer.known_slots(param)]
+    strange = [name for name in arrays if name not in method.known_slots(param)]
     if strange:
         raise ValueError(f"state of {label} has {strange[0]!r}, which a parameter of shape {param.shape} does not have")
     return step, scalars, arrays

@@ -4,10 +4,12 @@ from weakref import WeakMethod
 
 import numpy as np
 
+from ..interrupts import uninterrupted
 from ..kernels.arrays import full_like
 from ..kernels.plan import AS_IT_IS, Plan
 from ..kernels.threads import Threaded
 from ..kernels.watched import changed, unchanged
+from .checkpoint import match_state, pack_state
 from .settings import at, is_schedule, lasts
 
 
@@ -15,9 +17,10 @@ class Group:
     """A group of parameters, and what its options came to when they were last read.
 
     Attributes:
+        method: what steps it.
         options: the dict that its owner changes between steps; it has every hyperparameter.
         params: the list of parameters in it, to notice a replacement.
-        first, size: where its parameters stand in the plan.
+        positions: where its parameters stand in the plan.
         settings: the hyperparameters, checked, as plain numbers.
         prepare: what becomes of a gradient before the rule, and of the parameter beside it: see `Method.prepared`.
         later: what the plan is answered from step 2 on, where that stays.
@@ -25,11 +28,12 @@ class Group:
         turn: in which turn of the plan they were read, so that a schedule is called once in each.
     """
 
-    __slots__ = ("first", "known", "later", "options", "params", "prepare", "seen", "settings", "size", "slots",
-                 "turn", "values")
+    __slots__ = ("coefficients", "known", "later", "method", "options", "params", "positions", "prepare", "seen",
+                 "settings", "slots", "turn", "values")
 
-    def __init__(self, options, first, size):
-        self.options, self.params, self.first, self.size = options, options.get("params"), first, size
+    def __init__(self, method, options, positions):
+        self.method, self.coefficients = method, method.coefficients
+        self.options, self.params, self.positions = options, options.get("params"), list(positions)
         self.forget()
 
     def forget(self):
@@ -38,25 +42,24 @@ class Group:
         self.seen = None  # the values of `options` then; None: read them at every step
         self.known, self.values = {}, {}  # the options then, and the settings of those that do not change by themselves
 
-    @property
-    def positions(self):
-        return range(self.first, self.first + self.size)
-
 
 class Engine(Threaded):
-    """Steps parameters by a method: it has their plan, the settings of their groups, their state and the stages.
+    """Steps groups of parameters, each by a method: it has their plan, their settings, their state and the stages.
 
     It knows a parameter by its position; what it is called and what it was given in is for those who have an engine.
+    The rules of all methods are stepped in one pass. A method without a rule steps its parameters in NumPy, one after
+    the other: see `WholeOptimizer`.
     """
 
     def __init__(self, method):
-        self.method = method
+        self.method = method  # of groups that have no other, and of the stages
         self.groups: list[Group] = []
         self.arrays: list[dict[str, np.ndarray]] = []  # per parameter: slot -> state array
         self.pipeline = None  # the stages of a step, where some were set
         self.regrouped: set[Group] = set()  # groups whose options changed which state arrays they have
         self.touched: dict = {}  # position -> after how many steps, and the rows that `method.carried` moves on
         self.rate_now = False  # True: where the last step leaves a rate for this one, that of the settings now counts
+        self.works: dict = {}  # method without a rule -> what it works in
         self.plan = self.new_plan()
 
     def new_plan(self):
@@ -80,11 +83,25 @@ class Engine(Threaded):
         """The number of a parameter's group."""
         return self.plan.group(position)
 
+    def method_of(self, position):
+        """What steps a parameter."""
+        return self.groups[self.plan.group(position)].method
+
     def add(self, params, names, options):
         """Takes the parameters of a group in."""
-        first = len(self.plan)
-        self.plan.extend(params, names, len(self.groups))
-        self.groups.append(Group(options, first, len(params)))
+        self.add_groups(params, names, [(self.method, options, range(len(params)))])
+
+    def add_groups(self, params, names, groups):
+        """Takes parameters of several groups in: (method, options, positions among these parameters)."""
+        first, numbers = len(self.plan), [0] * len(params)
+        for number, (_, _, positions) in enumerate(groups, len(self.groups)):
+            for position in positions:
+                numbers[position] = number
+        self.plan.extend(params, names, numbers)
+        for method, options, positions in groups:
+            self.groups.append(Group(method, options, [first + position for position in positions]))
+            if method.whole and method not in self.works:
+                self.works[method] = method.new_work(self.plan.level)
         self.arrays += [{} for _ in params]
 
     def add_given(self, params, names):
@@ -108,10 +125,10 @@ class Engine(Threaded):
     def without(self, position):
         """A plan without a parameter, for `remove`."""
         before, plan = self.plan, self.new_plan()
-        for index, group in enumerate(self.groups):
-            places = [place for place in group.positions if place != position]
-            plan.extend([before.params[place] for place in places], [before.names[place] for place in places], index)
-        for i, place in enumerate(place for place in range(len(before)) if place != position):
+        places = [place for place in range(len(before)) if place != position]
+        plan.extend([before.params[place] for place in places], [before.names[place] for place in places],
+                    [before.group(place) for place in places])
+        for i, place in enumerate(places):
             plan.set_step(i, before.get_step(place))
             plan.set_scalars(i, before.get_scalars(place))
         plan.steps = before.steps
@@ -122,8 +139,7 @@ class Engine(Threaded):
         self.plan = plan
         del self.arrays[position]
         for group in self.groups:
-            group.size -= position in group.positions
-            group.first -= position < group.first
+            group.positions[:] = [place - (place > position) for place in group.positions if place != position]
         self.forget()
         if self.pipeline is not None:
             self.pipeline.removed(position)
@@ -139,7 +155,7 @@ class Engine(Threaded):
         self.touched = {}
 
     def check(self, options):
-        """Raises if hyperparameters are wrong, as far as can be known before their schedules run."""
+        """Raises if hyperparameters of a group to be are wrong, as far as can be known before their schedules run."""
         checks = self.method.hyperparameters
         settings = {name: check(name, options[name]) for name, check in checks.items()
                     if not is_schedule(options[name])}
@@ -150,7 +166,7 @@ class Engine(Threaded):
         """Makes the settings of the step to come from the options of a group, if any is another than before."""
         if group.turn == self.plan.turns or unchanged(group.options, group.seen):
             return group
-        method, options = self.method, group.options
+        method, options = group.method, group.options
         rate_only = changed(options, group.seen) == ["lr"] and type(options["lr"]) is float
         if rate_only:  # as after each step of a scheduler; no state array depends on it
             settings, lasting = {**group.settings, "lr": method.hyperparameters["lr"]("lr", options["lr"])}, True
@@ -174,7 +190,7 @@ class Engine(Threaded):
         if options.get("params") is not group.params:
             self.plan.look_again()
         settings, values = {}, {}
-        for name, check in self.method.hyperparameters.items():
+        for name, check in group.method.hyperparameters.items():
             if name not in options:
                 raise ValueError(f"param_groups[{self.groups.index(group)}] lacks {name!r}")
             value = options[name]
@@ -207,24 +223,42 @@ class Engine(Threaded):
         """
         plan, made, restarted = self.plan, [], False
         for position in positions:
-            slots = self.method.slots(self.groups[plan.group(position)].settings)
-            arrays = self.arrays[position]
+            group, arrays = self.groups[plan.group(position)], self.arrays[position]
+            if group.method.whole:
+                continue
+            slots = group.method.slots(group.settings)
             made.append((position, slots, {name: full_like(plan.params[position], value)
                                            for name, value in slots.items() if name not in arrays}))
         for position, slots, new in made:
-            arrays = self.arrays[position]
-            if new and not self.method.counts_steps and plan.get_step(position):
+            arrays, method = self.arrays[position], self.method_of(position)
+            if new and not method.counts_steps and plan.get_step(position):
                 plan.set_step(position, 0)  # a buffer made now starts from its first gradient
                 restarted = True
             arrays.update(new)
-            plan.set_state(position, [arrays[name] if name in slots else None for name in self.method.state_slots])
+            plan.set_state(position, [arrays[name] if name in slots else None for name in method.state_slots])
         return restarted
 
     def has_state(self, position):
         return self.plan.get_step(position) > 0 or bool(self.arrays[position])
 
+    def get_scalars(self, position):
+        """The numbers that a parameter has beside its state arrays."""
+        return self.plan.get_scalars(position)
+
     def states_changed(self):
-        """Called when other arrays are the state."""
+        """Shows the plan the state that it does not hold itself: called when other arrays are the state."""
+        if self.works:
+            stages = self.pipeline.written() if self.pipeline is not None else []
+            self.plan.guard(stages + [(position, array) for group in self.groups if group.method.whole
+                                      for position in group.positions for array in self.arrays[position].values()])
+
+    def pack_state(self, position, settings):
+        """The state of a parameter in torch's layout; empty: it has none."""
+        return pack_state(self, position, settings)
+
+    def match_state(self, position, entries, settings):
+        """The reverse: a step count, scalars and arrays of its own."""
+        return match_state(self, position, entries, settings)
 
     def reset(self):
         """Forgets all state and step counts."""
@@ -273,8 +307,11 @@ class Engine(Threaded):
         else:
             self.stages().advance(grads, **options)
 
-    def make(self, grads, then=None):
-        """Makes a step without stages; the plan is taken. `then`: what else it counts, see `Plan.finish`."""
+    def make(self, grads, then=None, after=None):
+        """Makes a step without stages; the plan is taken. `then`: what else it counts, see `Plan.finish`.
+
+        With a method without a rule, `after` is called when the parameters are stepped.
+        """
         plan = self.plan
         while True:
             cohorts = plan.begin(grads)
@@ -285,7 +322,32 @@ class Engine(Threaded):
         answers = [self.answer(*cohort) for cohort in cohorts]
         if plan.unready:
             self.give_states(plan.missing())
-        plan.run(answers, self._num_threads, then)
+        if self.works:
+            self.make_whole(answers, then, after)
+        else:
+            plan.run(answers, self._num_threads, then)
+
+    def make_whole(self, answers, then, after):
+        """The rest of a step of which some parameters are stepped in NumPy."""
+        plan, work = self.plan, []
+        for position, grad in plan.taken():
+            group, param = self.groups[plan.group(position)], plan.params[position]
+            if group.method.whole:
+                state = self.arrays[position] or group.method.new_state(param, group.settings)
+                group.method.prepare(self.works[group.method], param)
+                work.append((group, position, param, grad, state, plan.get_step(position) + 1))
+        # a warning that is an error, or np.seterr, must not end a step half way
+        with uninterrupted(), np.errstate(all="ignore"):
+            plan.run_plain(answers, self._num_threads, then)
+            new = [(position, state) for _, position, _, _, state, _ in work if not self.arrays[position]]
+            for position, state in new:
+                self.arrays[position] = state
+            if new:
+                self.states_changed()
+            for group, _, param, grad, state, step in work:
+                group.method.update(self.works[group.method], param, grad, state, group.settings, step)
+            if after is not None:
+                after()
 
     def answer(self, index, step, scalars):
         """What a cohort of the plan has in a step: see `Plan.run`; None if its parameters have to get other slots."""
@@ -298,7 +360,7 @@ class Engine(Threaded):
             return group.later
         if scalars:
             return group.prepare, *self.with_scalars(group.settings, step, scalars)
-        return group.prepare, self.method.coefficients(group.settings, step), ()
+        return group.prepare, group.coefficients(group.settings, step), ()
 
     def begin(self, grads):
         """Begins a step with stages: its cohorts as (group, step, scalars)."""
@@ -352,7 +414,7 @@ class Engine(Threaded):
 
     def pipelines(self):
         """The class of this method's stages."""
-        if self.method.rule is None:
+        if self.works or self.method.rule is None:
             from .whole_stages import WholePipeline
 
             return WholePipeline

@@ -200,6 +200,17 @@ class ClosureEngine(Engine):
     def has_state(self, position):
         return bool(self.arrays[position])
 
+    def pack_state(self, position, settings):
+        memory = self.arrays[position].get(MEMORY)
+        return memory.entries(settings["history_size"]) if memory else {}
+
+    def match_state(self, position, entries, settings):
+        if position:
+            raise ValueError(f"the state must belong to {self.plan.label(0)}, got that of {self.plan.label(position)}")
+        vectors, label = Vectors(self.plan.params), self.plan.label(position)
+        memory = Memory.of(entries, vectors, settings["history_size"], label)
+        return 1, (), {MEMORY: memory}
+
 
 class LBFGS(Optimizer):
     r"""L-BFGS: a quasi-Newton method for functions that are evaluated whole, without sampling noise.
@@ -462,7 +473,7 @@ class LBFGS(Optimizer):
     @property
     def state(self) -> dict[int, Any]:  # type: ignore[override]
         """The state in torch's layout, under the first parameter; its vectors are live, its numbers are copies."""
-        entries = self._pack_state(0)
+        entries = self._engine.pack_state(0, self.param_groups[0])
         return {0: entries} if entries else {}
 
     def _pack(self):
@@ -481,18 +492,6 @@ class LBFGS(Optimizer):
             with judging("products of the state_dict"):
                 memory.pairs.take(state_dict["products"])
         return fitted
-
-    def _pack_state(self, position, settings=None):
-        memory = self._engine.arrays[position].get(MEMORY)
-        return memory.entries(self.param_groups[0]["history_size"]) if memory else {}
-
-    def _match_state(self, position, entries, settings):
-        if position:
-            first, other = self._plan.label(0), self._plan.label(position)
-            raise ValueError(f"the state must belong to {first}, got that of {other}")
-        vectors, label = Vectors(self._plan.params), self._plan.label(position)
-        memory = Memory.of(entries, vectors, settings["history_size"], label)
-        return 1, (), {MEMORY: memory}
 
     @staticmethod
     def copied(memory):

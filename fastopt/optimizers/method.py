@@ -15,7 +15,8 @@ class Method:
     It has no arrays and makes no step: see `Engine`. Each optimizer is the declaration of its method too.
     """
 
-    rule: ClassVar[str | None]  # the compiled rule; None: see WholeOptimizer
+    rule: ClassVar[str | None]  # the compiled rule; None: it has none
+    whole: ClassVar[bool] = False  # it steps a whole parameter at a time, in NumPy: see WholeOptimizer
     hyperparameters: ClassVar[dict]  # name -> check
     state_slots: ClassVar[tuple[str, ...]]  # names of the state arrays, in the order in which the rule has them
     scalar_slots: ClassVar[tuple[str, ...]] = ()  # names of the numbers that each parameter has beside its arrays

@@ -30,23 +30,23 @@ class ParameterState(MutableMapping):
     Assigning copies into the state. Keys are those of torch.optim.
     """
 
-    __slots__ = ("_arrays", "_engine", "_position")
+    __slots__ = ("_arrays", "_engine", "_method", "_position")
 
     def __init__(self, engine, position):
         self._engine, self._position = engine, position
-        self._arrays = engine.arrays[position]
+        self._arrays, self._method = engine.arrays[position], engine.method_of(position)
 
     def _has_step(self):
-        return self._engine.method.counts_steps and self._engine.plan.get_step(self._position) > 0
+        return self._method.counts_steps and self._engine.plan.get_step(self._position) > 0
 
     def _scalars(self):
         values = self._engine.plan.get_scalars(self._position)
-        return dict(zip(self._engine.method.scalar_slots, values, strict=True))
+        return dict(zip(self._method.scalar_slots, values, strict=True))
 
     def __getitem__(self, key):
         if key == "step" and self._has_step():
             return self._engine.plan.get_step(self._position)
-        if key in self._engine.method.scalar_slots:
+        if key in self._method.scalar_slots:
             return self._scalars()[key]
         self._engine.touched.pop(self._position, None)  # who has the array may write to it
         return self._arrays[key]
@@ -55,9 +55,9 @@ class ParameterState(MutableMapping):
         self._engine.plan.during(self._set, key, value)
 
     def _set(self, key, value=None):
-        if key == "step" and self._engine.method.counts_steps:
+        if key == "step" and self._method.counts_steps:
             self._engine.plan.set_step(self._position, step_count(value))
-        elif key in self._engine.method.scalar_slots:
+        elif key in self._method.scalar_slots:
             scalars = self._scalars() | {key: float(value)}
             self._engine.plan.set_scalars(self._position, tuple(scalars.values()))
         elif key in self._arrays:
@@ -71,10 +71,10 @@ class ParameterState(MutableMapping):
         raise TypeError("a single entry of a state cannot be deleted; see Optimizer.reset_state()")
 
     def __iter__(self):
-        return itertools.chain(("step",) if self._has_step() else (), self._engine.method.scalar_slots, self._arrays)
+        return itertools.chain(("step",) if self._has_step() else (), self._method.scalar_slots, self._arrays)
 
     def __len__(self):
-        return self._has_step() + len(self._engine.method.scalar_slots) + len(self._arrays)
+        return self._has_step() + len(self._method.scalar_slots) + len(self._arrays)
 
     def __repr__(self):
         return repr(dict(self))

@@ -4,57 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from ..interrupts import uninterrupted
 from ..kernels.arrays import full_like
 from .base import Optimizer
-from .engine import Engine
-
-
-class WholeEngine(Engine):
-    """Steps parameters by a method without a compiled rule, one after the other."""
-
-    def __init__(self, method):
-        super().__init__(method)
-        self.work = method.new_work(self.plan.level)
-
-    def make(self, grads, then=None, first=None, after=None):
-        """Makes a step without stages; the plan is taken.
-
-        `first` is called when all is checked and nothing changed; it may still raise. `after` is called when the
-        parameters are stepped, before the step is counted.
-        """
-        plan, method, work = self.plan, self.method, self.work
-        plan.begin(grads)
-        taken = plan.taken()
-        groups = [self.read(group) for group in self.groups]
-        settings = {position: groups[plan.group(position)].settings for position, _ in taken}
-        new = {position: method.new_state(plan.params[position], settings[position])
-               for position, _ in taken if not self.arrays[position]}
-        for position, _ in taken:
-            method.prepare(work, plan.params[position])
-        # a warning that is an error, or np.seterr, must not end a step half way
-        with uninterrupted(), np.errstate(all="ignore"):
-            if first is not None:
-                first()
-            if new:
-                for position, state in new.items():
-                    self.arrays[position] = state
-                self.states_changed()
-            for position, grad in taken:
-                method.update(work, plan.params[position], grad, self.arrays[position], settings[position],
-                              plan.get_step(position) + 1)
-            if after is not None:
-                after()
-            plan.finish(then)
-
-    def begin(self, grads):
-        return self.plan.begin(grads)
-
-    def states_changed(self):
-        """Shows the plan the state, which it does not hold itself."""
-        stages = self.pipeline.written() if self.pipeline is not None else []
-        self.plan.guard(stages + [(position, array) for position, arrays in enumerate(self.arrays)
-                                  for array in arrays.values()])
 
 
 class WholeOptimizer(Optimizer):
@@ -64,7 +15,7 @@ class WholeOptimizer(Optimizer):
     """
 
     rule = None
-    _Engine = WholeEngine
+    whole = True
 
     @classmethod
     def new_work(cls, level: str) -> Any:
@@ -94,3 +45,7 @@ class WholeOptimizer(Optimizer):
     @staticmethod
     def slots(settings):
         return {}
+
+    @staticmethod
+    def coefficients(settings, step):
+        """None: no rule steps it."""
