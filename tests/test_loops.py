@@ -23,9 +23,9 @@ def test_a_signature_is_a_declaration(loops):
     rule, = loops["read"](GOOD, LIMITS)
     assert (rule.name, rule.first) == ("rule", "q")
     assert (rule.states, rule.forms, rule.coefficients) == (["m"], ["fast"], ["eta"])
-    assert [name for _, _, name, _ in rule.loops()] == [
-        f"rule_{name}" for form in ("", "_fast") for name in (
-            f"step{form}", f"step{form}_scaled", f"step{form}_decays", f"step{form}_scaled_decays", f"update{form}")]
+    assert [name for _, _, name, _ in rule.loops()] == [f"rule_{name}" for form in ("", "_fast") for name in (
+        f"step{form}", f"step{form}_scaled", f"step{form}_decays", f"step{form}_scaled_decays", f"update{form}",
+        f"advance{form}")]
 
 
 @pytest.mark.parametrize(("change", "message"), [

@@ -1355,7 +1355,7 @@ def test_a_plan_takes_an_array_for_each_parameter():
     plan = Plan("sgd")
     plan.extend([np.ones(2), np.ones(3)], [None, None], 0)
     with pytest.raises(ValueError, match="there must be 2 arrays, got 1"):
-        plan.stage([("average", [np.ones(2)], True, -1)], on=True)
+        plan.stage([("average", [np.ones(2)], True)], on=True)
 
 
 def test_new_stages_take_no_sums():
@@ -1368,7 +1368,7 @@ def test_new_stages_take_no_sums():
         plan.stage([], on=on)
         plan.begin([np.ones(2)])
         coefficients = (AS_IT_IS, rules.sgd(mu=0.0, tau=0.0, x=0.0, y=1.0), ())
-        assert plan.run([(*coefficients, ()) if on else coefficients]) is None
+        assert plan.run([coefficients]) is None
 
 
 def test_the_last_step_counts_what_was_skipped_and_clipped():

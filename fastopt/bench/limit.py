@@ -31,7 +31,7 @@ def same_traffic_whole(params, states, grads, threads=1):
     def step():
         plan.begin(None)
         plan.powers(2.0, threads)
-        plan.run([(AS_IT_IS, coefficients, (), ())], threads)
+        plan.run([(AS_IT_IS, coefficients, ())], threads)
 
     return step
 

@@ -73,11 +73,12 @@ class Rule:
 
     def loops(self):
         """(kind, own form, name of the function, what the loop is told) of each loop: see rules.pxd for the kinds."""
-        kinds = [("step",), ("step", "scaled"), ("step", "decays"), ("step", "scaled", "decays"), ("update",)]
+        kinds = [("step",), ("step", "scaled"), ("step", "decays"), ("step", "scaled", "decays"), ("update",),
+                 ("advance",)]
         for held in self.own:
             own = [form for form in self.forms if held[form]]
-            for kind, (what, *words) in enumerate(kinds[:1] if self.first == "p" else kinds):
-                yield kind, held, "_".join([self.name, what, *own, *words]), words
+            for kind, words in enumerate(kinds[:1] if self.first == "p" else kinds):
+                yield kind, held, "_".join([self.name, words[0], *own, *words[1:]]), words
 
 
 def read(text, limits):
@@ -115,41 +116,42 @@ def read(text, limits):
     return rules
 
 
-def loop(rule, update):
-    """The loop around a rule: the one that steps, or the one that writes the update u and leaves p alone."""
-    flags = rule.forms if update or rule.first == "p" else ["scaled", "decays", *rule.forms]
+def loop(rule, what):
+    """A loop around a rule: what steps, or, leaving p alone, writes the update u, or advances the states only."""
+    steps = what == "step"
+    flags = ["scaled", "decays", *rule.forms] if steps and rule.first != "p" else rule.forms
     slots = [f"s{k}" for k in range(len(rule.states))]
     call = [*(f"{slot} + i" for slot in slots), *rule.forms, *rule.coefficients]
     unpack = [f"    {own} = c[{k}]\n" for k, own in enumerate(rule.coefficients)]
     if rule.first == "p":
         body = [f"p[i] = {rule.name}({', '.join(['p[i]', 'g[i]', *call])})"]
-    elif update:
+    elif not steps:
         seen = ["clean(p[i])"] if rule.first else []
-        body = [f"u[i] = {rule.name}({', '.join([*seen, 'clean(g[i])', *call])})"]
+        body = [f"{'u[i] = ' * (what == 'update')}{rule.name}({', '.join([*seen, 'clean(g[i])', *call])})"]
     else:
         unpack = ["    scale, decay = c[SCALE], c[DECAY]\n", *unpack]
         body = ["h = clean(scale * g[i] if scaled else g[i])",
                 "q = clean(p[i])" if rule.first else "q = clean(p[i]) if decays else p[i]",
                 f"u = {rule.name}({', '.join([rule.first, 'h', *call] if rule.first else ['h', *call])})",
                 "p[i] = q - (u + decay * q) if decays else q - u"]
-    arguments = [*(["vec u"] if update else []), "vec p", "vec g", *(f"vec {slot}" for slot in slots), "Py_ssize_t n",
+    arguments = [*([] if steps else ["vec u"]), "vec p", "vec g", *(f"vec {slot}" for slot in slots), "Py_ssize_t n",
                  "vec c", *(f"bint {flag}" for flag in flags)]
-    return LOOP.format(name=f"{rule.name}_{'update' if update else 'step'}", arguments=", ".join(arguments),
-                       unpack="".join(unpack), body="\n".join(f"        {line}" for line in body))
+    return LOOP.format(name=f"{rule.name}_{what}", arguments=", ".join(arguments), unpack="".join(unpack),
+                       body="\n".join(f"        {line}" for line in body))
 
 
-def level(rules, limits):
+def level(rules):
     """loops.pxi: the loops, and the table of them."""
     text, table = [MADE, "\nfrom .rules cimport DECAY, FORMS, KINDS, SCALE\n"], []
     for number, rule in enumerate(rules):
-        text += [loop(rule, False), *([loop(rule, True)] if rule.first != "p" else [])]
-        for kind, held, function, words in rule.loops():
-            update = kind == limits["UPDATE"]
-            flags = [] if update or rule.first == "p" else ["scaled" in words, "decays" in words]
-            passed = [*(["u"] if update else []), "p", "g", *(f"s{k}" for k in range(len(rule.states))), "n", "c",
+        text += [loop(rule, what) for what in (("step",) if rule.first == "p" else ("step", "update", "advance"))]
+        for kind, held, function, (what, *words) in rule.loops():
+            apart = [] if what == "step" else ["u"]
+            flags = ["scaled" in words, "decays" in words] if what == "step" and rule.first != "p" else []
+            passed = [*apart, "p", "g", *(f"s{k}" for k in range(len(rule.states))), "n", "c",
                       *map(str, [*flags, *held.values()])]
-            text.append(FORM.format(function=function, arguments=f"vec u, {STEP}" if update else STEP,
-                                    name=f"{rule.name}_{'update' if update else 'step'}", passed=", ".join(passed)))
+            text.append(FORM.format(function=function, arguments=", ".join([*(f"vec {name}" for name in apart), STEP]),
+                                    name=f"{rule.name}_{what}", passed=", ".join(passed)))
             form = rule.number(held)
             table += [f"LOOPS[{number}][{wide}][{form}][{kind}] = <void*>{function}[{dtype}]\n"
                       for wide, dtype in enumerate(("f32", "f64"))]
@@ -206,7 +208,7 @@ def make(folder=HERE):
     limits = {name: int(value) for name, value in re.findall(r"^    (\w+) = (\d+)", (folder / "rules.pxd").read_text(),
                                                              re.MULTILINE)}
     rules = read((folder / "rules.pxi").read_text(), limits)
-    write(folder / "loops.pxi", level(rules, limits))
+    write(folder / "loops.pxi", level(rules))
     write(folder / "named.pxi", named(rules))
     write(folder / "rules.pyi", stub(rules))
     known = list(numbers(rules, limits))

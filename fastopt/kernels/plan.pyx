@@ -24,11 +24,14 @@ from .headers cimport (
     ALIKE, UNMOVED, WRITEABLE, fastopt_all_there, fastopt_ask, fastopt_header, fastopt_is_array, fastopt_look,
     fastopt_memory, fastopt_native_type, fastopt_plain, fastopt_type)
 from .hold cimport Hold
-from .rules cimport COEFFICIENTS, DECAY, DECAYS, FORMS, KINDS, SCALE, SCALED, STATES, Coefficients, number_of
+from .rules cimport (
+    ADVANCE, COEFFICIENTS, DECAY, DECAYS, FORMS, KINDS, SCALE, SCALED, STATES, UPDATE, Coefficients,
+    number_of)
 from .memory cimport Memory
 from .tables cimport (
-    BLOCKS, FOLLOWERS, LOOK, MEASURES, SCALARS, STEP, UNITS, Cohort, Follower, Gradient, Item, Scalars,
-    Walk, agreement_t, moved_t, near_t, prepare_t, ratio_t, rule_t, sum_t)
+    AFTER, BEFORE, BLOCKS, FACTORS, FOLLOWERS, GRADIENT, MEASURES, MOVED, REHEARSE, RULED, SCALARS, STAGED, STEP, UNITS,
+    Cohort, Follower, Gradient, Item, Measure, Scalars, Walk, measure_t, move_t, moved_t, near_t, pair_t, prepare_t,
+    rule_t, sum_t)
 from .walk cimport combined, float32_bears, set_scale, walk
 from .watched cimport Watched
 from .written cimport Written
@@ -60,6 +63,11 @@ cdef int fill(Scalars *scalars, tuple values) except -1:
         scalars.f32[i] = <float>x
     return 0
 
+
+# in the order of tables.pxd
+OPERAND_NAMES = ("param", "gradient", "prepared", "update", "move", *(f"before{k}" for k in range(STATES)),
+                 *(f"after{k}" for k in range(STATES)))
+FACTOR_NAMES = ("gradient", "decay", "rate", "mask")
 
 # of a gradient that is neither scaled nor limited, without weight decay: see Plan.run
 AS_IT_IS = (1.0, 0.0, 0.0, 0.0)
@@ -135,7 +143,7 @@ cdef class Plan(Hold):
     cdef list followers            # keeps the arrays of the stages alive,
     cdef list follower_memory      # and the pointers to them
     cdef object units              # keeps the numbers of the units alive
-    cdef object factors            # and those of use_factors()
+    cdef object factors            # and the factors of the step
     cdef Py_ssize_t scalars        # numbers that each parameter has beside its state arrays
 
     def __cinit__(self, str rule, level=None, Py_ssize_t scalars=0):
@@ -159,14 +167,14 @@ cdef class Plan(Hold):
         for k in range(2):
             self.walk.power[k] = <sum_t>PyCapsule_GetPointer(table.SUMS["power"][k], "fastopt.rule")
             self.walk.limited[k] = <sum_t>PyCapsule_GetPointer(table.SUMS["limited"][k], "fastopt.rule")
-            self.walk.near[k] = <near_t>PyCapsule_GetPointer(table.MEASURES["near"][k], "fastopt.rule")
-            self.walk.moved[k] = <moved_t>PyCapsule_GetPointer(table.MEASURES["moved"][k], "fastopt.rule")
-            self.walk.agreement[k] = <agreement_t>PyCapsule_GetPointer(table.MEASURES["agreement"][k], "fastopt.rule")
-            self.walk.ratio[k] = <ratio_t>PyCapsule_GetPointer(table.MEASURES["ratio"][k], "fastopt.rule")
-            if rule in table.DIRECTIONS:
-                self.walk.direction[k] = <rule_t>PyCapsule_GetPointer(table.DIRECTIONS[rule][k], "fastopt.rule")
-        for k in table.RATES.get(rule, ()):
-            self.walk.rates |= 1 << k
+            self.walk.near[k] = <near_t>PyCapsule_GetPointer(table.NORMS["near"][k], "fastopt.rule")
+            self.walk.moved[k] = <moved_t>PyCapsule_GetPointer(table.NORMS["moved"][k], "fastopt.rule")
+            self.walk.move[k] = <move_t>PyCapsule_GetPointer(table.UPDATES["move"][k], "fastopt.rule")
+            self.walk.mask[k] = <pair_t>PyCapsule_GetPointer(table.UPDATES["cautious"][k], "fastopt.rule")
+            for rated, rate in enumerate(("", "_rated")):
+                for i, decay in enumerate(("", "_decays", "_careful")):
+                    self.walk.subtract[k][rated][i] = <pair_t>PyCapsule_GetPointer(
+                        table.UPDATES[f"subtract{decay}{rate}"][k], "fastopt.rule")
         for (p, g), address in table.PREPARE.items():
             self.walk.prepare[p == 8][g == 8] = <prepare_t>PyCapsule_GetPointer(address, "fastopt.rule")
         self.room_for_cohort()  # a walk points at one of each item, in a step without gradients too
@@ -224,7 +232,7 @@ cdef class Plan(Hold):
         self.has_bound = False  # there is none for the new ones
         self.walk.count = len(self.params)
         self.unready += len(params)
-        self.measure(first)
+        self.lay_out(first)
 
     cdef place(self, list params, list names, Py_ssize_t first):
         """Notes where parameters from position `first` lie; raises if one shares memory with another, old or new."""
@@ -255,7 +263,7 @@ cdef class Plan(Hold):
         item.rows = max(1, cnp.PyArray_DIMS(param)[0]) if cnp.PyArray_NDIM(param) else 1
         item.header = fastopt_header(param)
 
-    cdef measure(self, Py_ssize_t first):
+    cdef lay_out(self, Py_ssize_t first):
         """Counts work and blocks, from an item on."""
         cdef Py_ssize_t i, block = 0
         cdef Item *item
@@ -320,7 +328,7 @@ cdef class Plan(Hold):
         self.moved()
         self.params[i] = param
         self.point(i, param)
-        self.measure(0)
+        self.lay_out(0)
         self.unbind()
 
     # ---- what a step writes
@@ -337,7 +345,7 @@ cdef class Plan(Hold):
                  for array in self.states[i] if array is not None]
         found += [(i, array, "the state") for column in self.columns or () for i, array in enumerate(column)]
         found += [(i, array, "the state") for i, array in self.guarded]
-        for name, arrays, _, _ in self.followers or ():
+        for name, arrays, _ in self.followers or ():
             if arrays is not None:
                 what = "the slow weights" if name == "lookahead" else "an average"
                 found += [(i, arrays[i], what) for i in range(self.walk.count) if arrays[i] is not None]
@@ -710,7 +718,7 @@ cdef class Plan(Hold):
             self.given = self.keep(gradients)
         else:
             self.given = gradients
-        self.answer(answers, False)
+        self.answer(answers, 0)
         self.elements = 0
         if self.look_at_plain(0, self.given, gradients is None, False) < self.walk.count:
             return False
@@ -872,7 +880,7 @@ cdef class Plan(Hold):
         for k in range(self.walk.followers):
             if self.walk.follower[k].memory == NULL:
                 continue
-            name, arrays, _, _ = self.followers[k]
+            name, arrays, _ = self.followers[k]
             for i in range(self.walk.count):
                 array = PyList_GET_ITEM(arrays, i)
                 if self.walk.follower[k].memory[i] != NULL and not UNMOVED & fastopt_look(
@@ -938,8 +946,11 @@ cdef class Plan(Hold):
         return [i for i in range(self.walk.count)
                 if self.walk.gradients[i].width != 0 and not self.walk.items[i].ready]
 
-    cdef int answer(self, list coefficients, bint ahead) except -1:
-        """Writes the coefficients of the cohorts down, and chooses the loop of each, or none without coefficients."""
+    cdef int answer(self, list coefficients, int ahead) except -1:
+        """Writes the coefficients of the cohorts down, and chooses the loop of each, or none without coefficients.
+
+        `ahead` is the kind of loop that is needed beside the one that steps: see rules.pxd.
+        """
         cdef Py_ssize_t i, k
         cdef int kind
         cdef Cohort *cohort
@@ -950,11 +961,7 @@ cdef class Plan(Hold):
             raise RuntimeError("run() answers the cohorts of begin()")
         for k in range(self.cohort_count):
             cohort = &self.walk.cohorts[k]
-            if self.walk.staged:
-                prepare, rule, after, follow = coefficients[k]
-                fill(&cohort.follow, follow)
-            else:
-                prepare, rule, after = coefficients[k]
+            prepare, rule, after = coefficients[k]
             if len(after) != self.scalars:
                 raise ValueError(f"the parameters have {self.scalars} scalars, got {len(after)}")
             if rule is None and self.number < 0:
@@ -976,22 +983,25 @@ cdef class Plan(Hold):
             kind = 0
             # the rule scales the gradient where nothing else has to be done to it
             if (scale != 1 and float32_bears(scale) and cohort.prepare.f64[1] == 0 and cohort.prepare.f64[3] == 0
-                    and self.walk.units == NULL and not ahead and not self.walk.sees):
+                    and self.walk.units == NULL and not ahead):
                 kind = SCALED
                 cohort.rule.f64[SCALE], cohort.rule.f32[SCALE] = scale, <float>scale
                 cohort.prepare.f64[0] = cohort.prepare.f32[0] = 1
                 cohort.prepared = False
-            self.choose(&cohort.loop[0], 0, rule, kind | (DECAYS if cohort.rule.f32[DECAY] != 0 else 0))
-            self.choose(&cohort.loop[1], 1, rule, kind | (DECAYS if cohort.rule.f64[DECAY] != 0 else 0))
+            cohort.decays[0], cohort.decays[1] = cohort.rule.f32[DECAY] != 0, cohort.rule.f64[DECAY] != 0
+            for i in range(2):
+                self.choose(&cohort.loop[i], i, rule, kind | (DECAYS if cohort.decays[i] else 0))
+                if ahead:
+                    self.choose(<rule_t*>&cohort.update[i], i, rule, ahead)
         if not looped:
             self.elements = 0  # nothing is worth a thread
         return 0
 
-    cdef inline int choose(self, rule_t *loop, int wide, Coefficients rule, int kind) except -1:
+    cdef inline int choose(self, rule_t *loop, Py_ssize_t wide, Coefficients rule, int kind) except -1:
         """The loop of a form of a rule, for float32 or, `wide`, float64."""
         loop[0] = <rule_t>self.walk.loops[((rule.rule * 2 + wide) * FORMS + rule.form) * KINDS + kind]
         if loop[0] == NULL:
-            raise ValueError(f"{rule!r} neither scales its gradient nor decays")
+            raise ValueError(f"{rule!r} has no update: it neither scales its gradient nor decays")
         return 0
 
     def run_plain(self, list coefficients not None, num_threads=None, then=None):
@@ -1003,59 +1013,103 @@ cdef class Plan(Hold):
         finally:
             self.walk.staged = staged
 
-    def run(self, list coefficients not None, num_threads=None, then=None):
+    def run(self, list coefficients not None, num_threads=None, then=None, dict factors=None):
         """Makes the step, and counts it before a signal can be delivered.
 
         `coefficients` has for each cohort: (scale of the gradient, coupled decay, decoupled decay, limit of an element
-        or 0), the rule's Coefficients (None: its parameters are stepped elsewhere), scalars after the step, and with
-        stages a fourth tuple, the coefficients of those that have a place. `then` is what else the step counts: see
-        finish(). Returns what take_sums() asked for, or None: of each parameter the 2-norms of g, of p and of the
-        update.
+        or 0), the rule's Coefficients (None: its parameters are stepped elsewhere), scalars after the step. `then` is
+        what else the step counts: see finish().
+
+        `factors` has, by name, an array with a number for each parameter: "gradient" multiplies its scale, "decay" its
+        coupled decay, "rate" its update and its decoupled decay, "mask" what `cautious` leaves of the update.
+
+        Returns what take_sums() asked for, or None: of each parameter the 2-norms of g, of p and of the update.
         """
-        self.answer(coefficients, False)
-        self.go(STEP, num_threads)
+        cdef bint staged
+        self.set_factors(factors)
+        staged = self.walk.staged or factors is not None
+        self.answer(coefficients, UPDATE if staged and (factors is not None or self.walk.cautious or self.walk.careful)
+                    else 0)
+        self.go(STAGED if staged else STEP, num_threads)
         self.count(then)
         return self.norms() if self.walk.sums_taken else None
 
-    def look(self, list coefficients not None, num_threads=None, *, bint agreement=False, list ratio=None):
-        """What the step that run() would make with these coefficients will do; nothing is changed.
+    cdef int set_factors(self, dict factors) except -1:
+        """Puts the factors of a step into one table: see run()."""
+        cdef double[:, ::1] values
+        self.walk.factors = NULL
+        if factors is None:
+            return 0
+        self.check_dense()
+        table = np.ones((max(1, self.walk.count), FACTORS))
+        for name, numbers in factors.items():
+            if name not in FACTOR_NAMES:
+                raise ValueError(f"factors may be {', '.join(FACTOR_NAMES)}, got {name!r}")
+            if np.shape(numbers) != (self.walk.count,):
+                raise ValueError(f"factor {name!r} must have shape {(self.walk.count,)}, got {np.shape(numbers)}")
+            table[: self.walk.count, FACTOR_NAMES.index(name)] = numbers
+        values = self.factors = table
+        self.walk.factors = &values[0, 0]
+        return 0
 
-        Returns of each parameter how many elements move against their gradient (0 unless `agreement`), and
-        sum g^2 / max(k0 v, k1) with the second moment v after the step (0 unless `ratio`, which has k0 and k1 of
-        each cohort). Which rules have these: see can_look().
+    def measure(self, list coefficients not None, what, num_threads=None, *, list constants=None, dict factors=None):
+        """Sums what the step that run() would make with these coefficients and factors would do; nothing is changed.
+
+        `what` names the sums: (kind, operand) or (kind, operand, operand). Kinds: "dot" (sum a b), "distance"
+        (sum (a - b)^2), "absolute" (sum |a|), "agreement" (how many elements of both have one sign), "ratio"
+        (sum a^2 / max(k0 b, k1), with k0 and k1 of each cohort in `constants`). Operands: "param"; "gradient", scaled
+        and limited; "prepared", with coupled decay; "update", that of the rule; "move", with decoupled decay;
+        "before0", ... the state arrays, and "after0", ... those after the step. Returns an array of shape (parameters,
+        sums), 0 for a parameter without a gradient.
         """
-        cdef Py_ssize_t k
+        cdef int k, a, b, count = 0
+        cdef bint ruled = False
         cdef Scalars *own
-        looks, compares = self.can_look(self.rule)
-        if agreement and not looks or ratio is not None and not compares:
-            raise ValueError(f"{self.rule} has not what look() was asked for: see can_look()")
-        self.answer(coefficients, True)
-        self.walk.agrees, self.walk.compares = agreement, ratio is not None
-        if ratio is not None:
-            for k in range(self.cohort_count):
-                fill(&self.walk.cohorts[k].ratio, ratio[k])
-                own = &self.walk.cohorts[k].ratio
+        cdef Measure *measure
+        if not 0 < len(what) <= MEASURES:
+            raise ValueError(f"there must be 1 to {MEASURES} sums at a time, got {len(what)}")
+        table = simd.table(self.level).MEASURES
+        self.walk.rehearses = self.walk.moves = self.walk.bares = False
+        for kind, *operands in what:
+            if kind not in table:
+                raise ValueError(f"a sum must be one of {', '.join(table)}, got {kind!r}")
+            unknown = [name for name in operands if name not in OPERAND_NAMES]
+            if unknown or len(operands) != (1 if kind == "absolute" else 2):
+                raise ValueError(f"{kind} needs {1 if kind == 'absolute' else 2} of the operands "
+                                 f"{', '.join(OPERAND_NAMES)}, got {', '.join(map(repr, operands))}")
+            a, b = OPERAND_NAMES.index(operands[0]), OPERAND_NAMES.index(operands[len(operands) - 1])
+            measure = &self.walk.measure[count]
+            measure.a, measure.b = a, b
+            for k in range(2):
+                measure.sum[k] = <measure_t>PyCapsule_GetPointer(table[kind][k], "fastopt.rule")
+            for k in (a, b):
+                if k >= BEFORE:
+                    self.check_slot(k - (AFTER if k >= AFTER else BEFORE))
+                ruled |= k == RULED or k == MOVED
+                self.walk.rehearses |= ruled or k >= AFTER
+                self.walk.moves |= k == MOVED
+                self.walk.bares |= k == GRADIENT
+            count += 1
+        self.walk.measures = count
+        self.set_factors(factors)
+        self.answer(coefficients, UPDATE if ruled else ADVANCE)
+        for k in range(self.cohort_count):
+            own = &self.walk.cohorts[k].constants
+            if constants is not None:
+                fill(own, constants[k])
                 own.f32[1] = max(own.f32[1], FLT_MIN)  # 0/0 is no ratio
                 own.f64[1] = max(own.f64[1], DBL_MIN)
         self.reserve_sums(0)
-        self.sweep(LOOK, num_threads)
-        return self.collect(2, False, True)
+        self.sweep(REHEARSE, num_threads)
+        return self.collect(count, False, True)
 
-    def use_factors(self, factors):
-        """Gives each parameter two factors in the next run(): shape (parameters, 2). None: 1 and 1.
-
-        The first is for its learning rate: for the rule's coefficients that are proportional to it, and for those
-        of stages with a place but the first. The second is for that.
-        """
-        cdef double[:, ::1] values
-        if factors is None:
-            self.walk.factors = NULL
-        else:
-            values = factors
-            if values.shape[0] != self.walk.count or values.shape[1] != 2:
-                raise ValueError(f"factors must have shape {(self.walk.count, 2)}")
-            self.walk.factors = &values[0, 0] if self.walk.count else NULL
-        self.factors = factors
+    cdef int check_slot(self, int slot) except -1:
+        """Raises unless every parameter that takes part has the state array."""
+        cdef Py_ssize_t i
+        for i in range(self.walk.count):
+            if self.walk.gradients[i].width != 0 and self.walk.items[i].state[slot] == NULL:
+                raise ValueError(f"{self.label(i)} has no state array {slot}")
+        return 0
 
     cdef go(self, int purpose, num_threads):
         """Walks, with as many threads as pay."""
@@ -1078,20 +1132,22 @@ cdef class Plan(Hold):
         """Whether stages are set; extend() takes them away."""
         return self.walk.staged
 
-    def stage(self, list followers not None, *, bint on=False, bint keeps=False, bint sees=False, bint zero=False):
+    def stage(self, list followers not None, *, bint on=False, bint keeps=False, bint cautious=False,
+              bint careful=False, bint zero=False):
         """Sets the stages beside the rule, `on` for any at all, in place of those so far.
 
-        `followers` are run after the rule, in this order: (name, arrays or None, always, place). There is an array,
-        or None, for each parameter. With `always` a stage also visits parameters without a gradient. Its
-        coefficients are at `place` among those of the cohort, or set by follow() where it is -1. `keeps`: one needs
-        the parameters before the rule; `sees`: the prepared gradient. `zero` clears the gradients.
+        `followers` are run after the rule, in this order: (name, arrays or None, always). There is an array, or None,
+        for each parameter. With `always` a stage also visits parameters without a gradient. Its coefficients are set
+        by follow(). `cautious` masks the update where it has not the sign of the gradient, `careful` the decoupled
+        weight decay where the update has not the sign of the parameter. `keeps` the parameters before the rule, for
+        take_sums(). `zero` clears the gradients.
         """
         cdef Py_ssize_t i, k
         cdef Follower *follower
         cdef Memory memory
         if len(followers) > FOLLOWERS:
             raise ValueError(f"there are at most {FOLLOWERS} stages after the rule, got {len(followers)}")
-        for _, arrays, _, _ in followers:
+        for _, arrays, _ in followers:
             if arrays is not None:
                 if len(arrays) != self.walk.count:
                     raise ValueError(f"there must be {self.walk.count} arrays, got {len(arrays)}")
@@ -1102,7 +1158,7 @@ cdef class Plan(Hold):
         self.walk.staged = False
         self.followers, self.follower_memory = followers, []
         table = simd.table(self.level).STAGES
-        for k, (name, arrays, always, place) in enumerate(followers):
+        for k, (name, arrays, always) in enumerate(followers):
             follower = &self.walk.follower[k]
             follower.memory = NULL
             for i in range(2):
@@ -1115,14 +1171,15 @@ cdef class Plan(Hold):
                 self.follower_memory.append(memory)
                 for i in range(self.walk.count):
                     follower.memory[i] = NULL if arrays[i] is None else cnp.PyArray_BYTES(arrays[i])
-            follower.always, follower.place, follower.active = always, place, True
+            follower.always, follower.active = always, True
             self.walk.followers = k + 1
-        self.walk.keeps, self.walk.sees, self.walk.zero, self.walk.staged = keeps, sees, zero, on
+        self.walk.keeps, self.walk.zero, self.walk.staged = keeps, zero, on
+        self.walk.cautious, self.walk.careful = cautious, careful
         self.take_sums()
         self.moved()
 
     def follow(self, Py_ssize_t k, coefficients, bint active=True):
-        """Sets the coefficients of a stage without a place, Coefficients where it is a rule, and whether it runs."""
+        """Sets the coefficients of a stage, Coefficients where it is a rule, and whether it runs."""
         cdef Coefficients rule
         if not 0 <= k < self.walk.followers:
             raise IndexError(f"stage {k} out of range")
@@ -1151,17 +1208,17 @@ cdef class Plan(Hold):
         return 0
 
     cdef sweep(self, int purpose, num_threads):
-        cdef bint staged = self.walk.staged
         if not self.begun:
             raise RuntimeError("the gradients of a step are summed between begin() and run()")
+        self.check_dense()
+        self.go(purpose, num_threads)
+
+    cdef int check_dense(self) except -1:
+        cdef Py_ssize_t i
         for i in range(self.walk.count):
             if self.walk.gradients[i].width and self.walk.gradients[i].rows != NULL:
                 raise TypeError(f"gradient of {self.label(i)} is sparse: the stages of a step need dense gradients")
-        self.walk.staged = True
-        try:
-            self.go(purpose, num_threads)
-        finally:
-            self.walk.staged = staged
+        return 0
 
     def powers(self, double order, num_threads=None):
         """sum |g|^order of all gradients: of those of each parameter, summed in turn.
@@ -1196,10 +1253,10 @@ cdef class Plan(Hold):
         cdef Py_ssize_t i, j, k
         cdef double sum
         cdef double[:, ::1] out
-        result = np.zeros((self.walk.count, MEASURES))
+        result = np.zeros((self.walk.count, 3))
         out = result
         for i in range(self.walk.count):
-            for j in range(MEASURES):
+            for j in range(3):
                 sum = 0
                 for k in range(self.walk.items[i].block, self.walk.items[i].block + blocks(self.walk.items[i].size)):
                     sum = combined(sum, self.walk.sums[k * MEASURES + j])
@@ -1281,12 +1338,6 @@ cdef class Plan(Hold):
         """The gradients of this step as (position, array) pairs; parameters without one are left out."""
         cdef Py_ssize_t i
         return [(i, self.given[i]) for i in range(self.walk.count) if self.walk.gradients[i].width != 0]
-
-    @staticmethod
-    def can_look(str rule):
-        """(agreement, ratio): whether look() has them. A method's rule without the first never turns the gradient."""
-        table = simd.table(simd.level())
-        return rule in table.DIRECTIONS, rule in table.RATES
 
     def finish(self, then=None):
         """Counts a step that was made elsewhere, and `then`: (dict, values) pairs, of which the dicts are updated, and

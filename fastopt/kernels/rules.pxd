@@ -6,10 +6,11 @@ cdef enum:
     DECAY = 14           # what is taken off the parameter beside the update, in a loop that decays,
     SCALE = 15           # and what the gradient is multiplied with, in one that scales
     FORMS = 8            # forms of its own that a rule can have
-    KINDS = 5            # loops of each: one that steps, which may be
+    KINDS = 6            # loops of each: one that steps, which may be
     SCALED = 1
-    DECAYS = 2           # or both; and one
-    UPDATE = 4           # that writes the update and leaves the parameter alone
+    DECAYS = 2           # or both; one
+    UPDATE = 4           # that writes the update and leaves the parameter alone;
+    ADVANCE = 5          # and one that writes the states only
 
 cdef extern from "Python.h":
     ctypedef struct PyMethodDef:

@@ -200,55 +200,51 @@ cdef double moved_sum(vec p, vec q, vec t, Py_ssize_t n) noexcept nogil:
     return near_sum(t, n)
 
 
-# ---- ahead of the rule -------------------------------------------------------------------------
+# ---- ahead of a step ---------------------------------------------------------------------------
 
-# What a stage must know of all elements before the first is stepped. h is the prepared gradient, scale included;
-# s0..s3, c as for the rule; nothing is written but u or t, room for n numbers.
+# What a step would do, when it is rehearsed: sum(a, b, room, n, k) of two operands of one dtype (see Operand in
+# tables.pxd), with room for n numbers, and constants k.
 
-# What the rule will subtract, but for a positive factor: momentum.
-cdef void momentum(vec u, vec h, vec b, vec _1, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
-    cdef Py_ssize_t i
-    mu, tau, x, y = c[0], c[1], c[2], c[3]
-    for i in range(n):
-        u[i] = x * (mu * b[i] + tau * h[i]) + y * h[i] if b != NULL else h[i]
+# sum a b
+cdef double dot(vec a, vec b, vec room, Py_ssize_t n, vec k) noexcept nogil:
+    cdef double lanes[LANES]
+    cdef double sum = 0.0
+    cdef Py_ssize_t i, j, whole = n - n % LANES
+    if whole:
+        for j in range(LANES):
+            lanes[j] = 0.0
+        for i in range(0, whole, 16):
+            for j in range(LANES):
+                lanes[j] += <double>a[i + j] * <double>b[i + j]
+        sum = total(lanes)
+    for i in range(whole, n):
+        sum += <double>a[i] * <double>b[i]
+    return sum
 
-# the same of Adam, RAdam and Adamax,
-cdef void moment(vec u, vec h, vec m, vec _1, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
-    cdef Py_ssize_t i
-    b1, u1 = c[0], c[1]
-    for i in range(n):
-        u[i] = b1 * m[i] + u1 * h[i]
+# sum (a - b)^2
+cdef double distance(vec a, vec b, vec room, Py_ssize_t n, vec k) noexcept nogil:
+    cdef double lanes[LANES]
+    cdef double x, sum = 0.0
+    cdef Py_ssize_t i, j, whole = n - n % LANES
+    if whole:
+        for j in range(LANES):
+            lanes[j] = 0.0
+        for i in range(0, whole, 16):
+            for j in range(LANES):
+                x = <double>a[i + j] - <double>b[i + j]
+                lanes[j] += x * x
+        sum = total(lanes)
+    for i in range(whole, n):
+        x = <double>a[i] - <double>b[i]
+        sum += x * x
+    return sum
 
-# of NAdam,
-cdef void nesterov_moment(vec u, vec h, vec m, vec _1, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
-    cdef Py_ssize_t i
-    b1, u1, x, y = c[0], c[1], c[4], c[5]
-    for i in range(n):
-        u[i] = x * h[i] + y * (b1 * m[i] + u1 * h[i])
+# sum |a|
+cdef double absolute(vec a, vec b, vec room, Py_ssize_t n, vec k) noexcept nogil:
+    return lane_sum(a, n, 1, 0, 0)
 
-# and of RMSprop
-cdef void scaled_momentum(vec u, vec h, vec v, vec b, vec a, vec _3, Py_ssize_t n, vec c) noexcept nogil:
-    cdef Py_ssize_t i
-    alpha, beta, eps, eps_in, mu = c[0], c[1], c[3], c[4], c[5]
-    zero = mu - mu
-    if b == NULL:
-        for i in range(n):
-            u[i] = h[i]
-        return
-    for i in range(n):
-        mean = alpha * a[i] + beta * h[i] if a != NULL else zero
-        square = alpha * v[i] + beta * h[i] * h[i]
-        x = square - mean * mean
-        y = x if x == x else square + (mean - mean)
-        w = (zero if y < zero else y) + eps_in
-        if vec is f32:
-            d = sqrtf(w) + eps
-        else:
-            d = sqrt(w) + eps
-        u[i] = mu * b[i] + h[i] / d
-
-# how many elements the rule moves against their gradient: u h > 0
-cdef double agreement(vec u, vec h, Py_ssize_t n) noexcept nogil:
+# how many elements of both have the same sign: u h > 0
+cdef double agreement(vec u, vec h, vec room, Py_ssize_t n, vec k) noexcept nogil:
     cdef Py_ssize_t i
     cdef int count = 0
     for i in range(n):
@@ -256,53 +252,78 @@ cdef double agreement(vec u, vec h, Py_ssize_t n) noexcept nogil:
         count += ((u[i] > -u[i]) & (h[i] > -h[i])) | ((u[i] < -u[i]) & (h[i] < -h[i]))
     return count
 
-# sum h^2 / max(k0 v, k1), v as it will be
-cdef double ratio_sum(vec h, vec _0, vec v, vec _2, vec _3, vec t, Py_ssize_t n, vec c, vec k) noexcept nogil:
+# sum h^2 / max(k0 v, k1)
+cdef double ratio(vec h, vec v, vec room, Py_ssize_t n, vec k) noexcept nogil:
     cdef Py_ssize_t i
-    b2, u2, unbias, least = c[2], c[3], k[0], k[1]
+    unbias, least = k[0], k[1]
     for i in range(n):
-        x = unbias * (b2 * v[i] + u2 * h[i] * h[i])
+        x = unbias * v[i]
         d = least if x < least else x
-        t[i] = h[i] * (h[i] / d)  # h^2 may be out of range
-    return plain_sum(t, n)
+        room[i] = h[i] * (h[i] / d)  # h^2 may be out of range
+    return plain_sum(room, n)
+
+# m = u + c0 p: all that a step takes off the parameter
+cdef void move(vec m, vec u, vec p, Py_ssize_t n, vec c) noexcept nogil:
+    cdef Py_ssize_t i
+    decay = c[0]
+    for i in range(n):
+        m[i] = u[i] + decay * p[i]
+
+
+# ---- where the update is seen before it is made ------------------------------------------------
+
+# u = m u, with m = c0 where u has the sign of the gradient and 0 elsewhere.   Liang et al. 2024, arXiv 2411.16085.
+cdef void cautious(vec u, vec h, Py_ssize_t n, vec c) noexcept nogil:
+    cdef Py_ssize_t i
+    s = c[0]
+    zero = s - s  # no literal: it would be a double
+    for i in range(n):
+        x = h[i] if u[i] > zero else -h[i]
+        m = s if x > zero else zero
+        u[i] = m * u[i]
+
+# p = p - c1 (u + c0 p), or without c1, or without the decay c0: what the loop of a rule does itself where nothing has
+# to see u. `careful` decays only where u has the sign of p, or none.   Chen et al. 2025, arXiv 2510.12402.
+cdef inline loop subtract_loop(vec p, vec u, Py_ssize_t n, vec c, bint decays, bint careful, bint rated) noexcept nogil:
+    cdef Py_ssize_t i
+    decay, rate = c[0], c[1]
+    zero = decay - decay
+    for i in range(n):
+        q = clean(p[i])
+        v = u[i]
+        w = v + decay * q
+        x = q if v > zero else zero
+        y = -q if v < zero else x
+        z = w if y >= zero else v
+        m = z if careful else w if decays else v
+        p[i] = q - rate * m if rated else q - m
+
+cdef void subtract(vec p, vec u, Py_ssize_t n, vec c) noexcept nogil:
+    subtract_loop(p, u, n, c, False, False, False)
+
+cdef void subtract_decays(vec p, vec u, Py_ssize_t n, vec c) noexcept nogil:
+    subtract_loop(p, u, n, c, True, False, False)
+
+cdef void subtract_careful(vec p, vec u, Py_ssize_t n, vec c) noexcept nogil:
+    subtract_loop(p, u, n, c, True, True, False)
+
+cdef void subtract_rated(vec p, vec u, Py_ssize_t n, vec c) noexcept nogil:
+    subtract_loop(p, u, n, c, False, False, True)
+
+cdef void subtract_decays_rated(vec p, vec u, Py_ssize_t n, vec c) noexcept nogil:
+    subtract_loop(p, u, n, c, True, False, True)
+
+cdef void subtract_careful_rated(vec p, vec u, Py_ssize_t n, vec c) noexcept nogil:
+    subtract_loop(p, u, n, c, True, True, True)
 
 
 # ---- after the rule ----------------------------------------------------------------------------
 
-# stage(own, p, q, h, NULL, NULL, n, c): `own` is an array that the stage keeps, or NULL; p, which it writes, is a piece
-# of the parameter after the rule, q the same before it, h its prepared gradient (for stages that see it: Plan.stage).
-# The average of rules.pxi is one too.
-
-# p = q - m (q - p) - c1 q, m = c0 where p moved against the gradient and 0 elsewhere. The decoupled weight decay is not
-# the rule's, whose update it would turn.   Liang et al. 2024, arXiv 2411.16085.
-cdef inline loop cautious_loop(vec p, vec q, vec h, Py_ssize_t n, vec c, bint decays) noexcept nogil:
-    cdef Py_ssize_t i
-    s, d = c[0], c[1]
-    zero = s - s  # no literal: it would be a double
-    for i in range(n):
-        x = h[i] if q[i] > p[i] else -h[i]
-        m = s if x > zero else zero
-        y = q[i] - m * (q[i] - p[i])
-        p[i] = y - d * q[i] if decays else y
-
-cdef void cautious(vec own, vec p, vec q, vec h, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
-    if c[1]:  # else the decay would only cost time
-        cautious_loop(p, q, h, n, c, True)
-    else:
-        cautious_loop(p, q, h, n, c, False)
-
-# p = p - c0 q where the update has the sign of q, or none.   Chen et al. 2025, arXiv 2510.12402.
-cdef void cautious_decay(vec own, vec p, vec q, vec h, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
-    cdef Py_ssize_t i
-    d = c[0]
-    zero = d - d
-    for i in range(n):
-        x = q[i] if q[i] > p[i] else -q[i]
-        y = p[i] - d * q[i]
-        p[i] = y if (x >= zero) | (q[i] == p[i]) else p[i]
+# stage(own, p, NULL, NULL, NULL, NULL, n, c): `own` is an array that the stage keeps, or NULL; p, which it writes, is a
+# piece of the parameter after the rule. The average of rules.pxi is one too.
 
 # p = min(max(p, c0), c1); NaN passes
-cdef void project(vec own, vec p, vec q, vec h, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+cdef void project(vec own, vec p, vec _0, vec _1, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
     cdef Py_ssize_t i
     low, high = c[0], c[1]
     for i in range(n):
@@ -310,7 +331,7 @@ cdef void project(vec own, vec p, vec q, vec h, vec _2, vec _3, Py_ssize_t n, ve
         p[i] = low if x < low else x
 
 # slow = slow - c0 (slow - p);  p = slow.   Lookahead: Zhang et al. 2019, arXiv 1907.08610.
-cdef void lookahead(vec own, vec p, vec q, vec h, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
+cdef void lookahead(vec own, vec p, vec _0, vec _1, vec _2, vec _3, Py_ssize_t n, vec c) noexcept nogil:
     cdef Py_ssize_t i
     alpha = c[0]
     for i in range(n):
@@ -334,27 +355,28 @@ SUMS = {
     "power": (capsule(<void*>power_sum[f32]), capsule(<void*>power_sum[f64])),
     "limited": (capsule(<void*>limited_mean[f32]), capsule(<void*>limited_mean[f64])),
 }
-MEASURES = {
+NORMS = {
     "near": (capsule(<void*>near_sum[f32]), capsule(<void*>near_sum[f64])),
     "moved": (capsule(<void*>moved_sum[f32]), capsule(<void*>moved_sum[f64])),
-    "agreement": (capsule(<void*>agreement[f32]), capsule(<void*>agreement[f64])),
-    "ratio": (capsule(<void*>ratio_sum[f32]), capsule(<void*>ratio_sum[f64])),
 }
-# rule -> its coefficients that are proportional to the learning rate, for those that "ratio" serves
-RATES = {"adam": (4, DECAY), "radam": (4, DECAY), "nadam": (4, 5, DECAY)}
-# rule -> (float32, float64), for those whose update may have another sign than the gradient
-cdef object first_moment = (capsule(<void*>moment[f32]), capsule(<void*>moment[f64]))
-DIRECTIONS = {
-    "sgd": (capsule(<void*>momentum[f32]), capsule(<void*>momentum[f64])),
-    "rmsprop": (capsule(<void*>scaled_momentum[f32]), capsule(<void*>scaled_momentum[f64])),
-    "adam": first_moment,
-    "radam": first_moment,
-    "nadam": (capsule(<void*>nesterov_moment[f32]), capsule(<void*>nesterov_moment[f64])),
-    "adamax": first_moment,
+MEASURES = {
+    "dot": (capsule(<void*>dot[f32]), capsule(<void*>dot[f64])),
+    "distance": (capsule(<void*>distance[f32]), capsule(<void*>distance[f64])),
+    "absolute": (capsule(<void*>absolute[f32]), capsule(<void*>absolute[f64])),
+    "agreement": (capsule(<void*>agreement[f32]), capsule(<void*>agreement[f64])),
+    "ratio": (capsule(<void*>ratio[f32]), capsule(<void*>ratio[f64])),
+}
+UPDATES = {
+    "move": (capsule(<void*>move[f32]), capsule(<void*>move[f64])),
+    "cautious": (capsule(<void*>cautious[f32]), capsule(<void*>cautious[f64])),
+    "subtract": (capsule(<void*>subtract[f32]), capsule(<void*>subtract[f64])),
+    "subtract_decays": (capsule(<void*>subtract_decays[f32]), capsule(<void*>subtract_decays[f64])),
+    "subtract_careful": (capsule(<void*>subtract_careful[f32]), capsule(<void*>subtract_careful[f64])),
+    "subtract_rated": (capsule(<void*>subtract_rated[f32]), capsule(<void*>subtract_rated[f64])),
+    "subtract_decays_rated": (capsule(<void*>subtract_decays_rated[f32]), capsule(<void*>subtract_decays_rated[f64])),
+    "subtract_careful_rated": (capsule(<void*>subtract_careful_rated[f32]), capsule(<void*>subtract_careful_rated[f64])),
 }
 STAGES = {
-    "cautious": (capsule(<void*>cautious[f32]), capsule(<void*>cautious[f64])),
-    "cautious_decay": (capsule(<void*>cautious_decay[f32]), capsule(<void*>cautious_decay[f64])),
     "project": (capsule(<void*>project[f32]), capsule(<void*>project[f64])),
     "lookahead": (capsule(<void*>lookahead[f32]), capsule(<void*>lookahead[f64])),
 }

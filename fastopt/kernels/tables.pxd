@@ -5,16 +5,19 @@ from .rules cimport COEFFICIENTS, STATES
 cdef enum:
     SCALARS = 2          # numbers a parameter can have beside its state arrays
     FOLLOWERS = 8        # stages after the rule
-    MEASURES = 3         # sums over a block that a walk can take
+    MEASURES = 4         # sums over a block that a walk can take
+    FACTORS = 4          # numbers that each parameter can have in a step: see Plan.run
 
 ctypedef void (*rule_t)(void *p, void *g, void *s0, void *s1, void *s2, void *s3,
                         Py_ssize_t n, const void *c) noexcept nogil
 ctypedef double (*sum_t)(const void *x, Py_ssize_t n, double order) noexcept nogil
 ctypedef double (*near_t)(void *x, Py_ssize_t n) noexcept nogil
 ctypedef double (*moved_t)(void *p, void *before, void *room, Py_ssize_t n) noexcept nogil
-ctypedef double (*agreement_t)(void *u, void *h, Py_ssize_t n) noexcept nogil
-ctypedef double (*ratio_t)(void *h, void *s0, void *s1, void *s2, void *s3, void *room, Py_ssize_t n, const void *c,
-                           const void *own) noexcept nogil
+ctypedef void (*update_t)(void *u, void *p, void *g, void *s0, void *s1, void *s2, void *s3,
+                          Py_ssize_t n, const void *c) noexcept nogil
+ctypedef void (*move_t)(void *m, void *u, void *p, Py_ssize_t n, const void *c) noexcept nogil
+ctypedef void (*pair_t)(void *a, void *b, Py_ssize_t n, const void *c) noexcept nogil
+ctypedef double (*measure_t)(void *a, void *b, void *room, Py_ssize_t n, const void *k) noexcept nogil
 ctypedef void (*prepare_t)(void *h, void *g, void *p, Py_ssize_t n, const void *c) noexcept nogil
 
 cdef struct Item:            # one parameter
@@ -56,19 +59,24 @@ cdef struct Cohort:          # the items of one group and variant that are at th
     double scalar[SCALARS]   # of its items before this step
     double after[SCALARS]    # and after it
     bint prepared            # the prepare stage has something to do beside converting
-    rule_t loop[2]           # the loop of its rule, for float32 and float64
+    rule_t loop[2]           # the loop of its rule, for float32 and float64,
+    update_t update[2]       # and the one that leaves the parameter alone, where stages are set
+    bint decays[2]           # decoupled weight decay
     Scalars prepare          # scale, coupled decay, offset, limit (0: neither), exponent of the scale
-    Scalars ratio            # k0 and k1 of Plan.look
+    Scalars constants        # of the sums of Plan.measure
     Scalars rule
-    Scalars follow           # what the stages after the rule have of their group
 
 cdef struct Follower:        # a stage after the rule
     rule_t stage[2]          # float32, float64
     char **memory            # an array of each item, or NULL for an item that it leaves out; NULL: it has none
     bint always              # also where there is no gradient in this step
     bint active
-    int place                # of its coefficients in Cohort.follow; -1: they are here
     Scalars c
+
+cdef struct Measure:         # a sum of two operands: see Plan.measure
+    measure_t sum[2]         # float32, float64
+    int a
+    int b
 
 cdef struct Walk:
     Item *items
@@ -81,14 +89,17 @@ cdef struct Walk:
     bint flush               # subnormals to zero
     # ---- stages beside the rule and its prepare stage; a walk without them does not look at the rest
     bint staged
-    bint keeps               # a stage needs the block as it was before the rule
-    bint sees                # and one the prepared gradient
+    bint keeps               # a sum needs the block as it was before the rule
+    bint cautious            # masks the update by the sign of the gradient
+    bint careful             # and the decoupled weight decay by that of the update
     bint zero                # clears the gradient behind itself
     Py_ssize_t followers
     Follower follower[FOLLOWERS]
     const double *units      # of each unit: scale and offset of the gradient; NULL: 1 and 0
-    const double *factors    # of each item, for its coefficients; NULL: 1. See Plan.use_factors
-    int rates                # bits: the rule's coefficients that are proportional to the learning rate
+    const double *factors    # of each item: FACTORS numbers; NULL: 1
+    move_t move[2]
+    pair_t mask[2]           # of cautious
+    pair_t subtract[2][2][3] # what takes the update off: [dtype][with a rate][without decay, with, careful]
     # ---- sums
     double *sums             # of each block, or unit: MEASURES numbers
     sum_t power[2]           # float32, float64
@@ -103,14 +114,31 @@ cdef struct Walk:
     bint sum_update          # sums[2]: sum (p - before)^2
     near_t near[2]
     moved_t moved[2]
-    bint agrees              # ahead of a step: sums[0], the elements that the rule moves against their gradient
-    rule_t direction[2]
-    agreement_t agreement[2]
-    bint compares            # and sums[1], of squares of the gradient over the second moment
-    ratio_t ratio[2]
+    Measure measure[MEASURES]  # ahead of a step
+    int measures
+    bint rehearses           # they need what the rule would do,
+    bint moves               # what that takes off the parameter in all,
+    bint bares               # and the gradient without coupled weight decay
+
+cdef enum:                   # operands of a sum, each a piece of an array:
+    PARAM                    # the parameter
+    GRADIENT                 # its gradient as the rule gets it, but for coupled weight decay
+    PREPARED                 # and with that
+    RULED                    # the update of the rule
+    MOVED                    # and with decoupled weight decay
+    BEFORE                   # the first state array of the parameter, and so on
+    AFTER = BEFORE + 4       # and the same after the step
+    OPERANDS = AFTER + 4
+
+cdef enum:                   # factors of an item:
+    OF_GRADIENT              # its scale
+    OF_DECAY                 # the coupled weight decay
+    OF_RATE                  # the update and the decoupled weight decay
+    OF_MASK                  # what cautious leaves
 
 cdef enum:
     STEP                     # what a walk does: steps,
-    LOOK                     # sums what a step will do,
+    STAGED                   # with stages or factors,
+    REHEARSE                 # sums what a step would do,
     BLOCKS                   # sums each block of the gradients,
     UNITS                    # or each unit: mean g, sum g^2, sum p^2

@@ -5,9 +5,10 @@ from libc.float cimport DBL_MAX
 from libc.math cimport INFINITY, fabs, frexp, hypot, ldexp, sqrt
 from libc.string cimport memcpy, memset
 
-from .rules cimport COEFFICIENTS, STATES
+from .rules cimport DECAY, STATES
 from .tables cimport (
-    BLOCKS, LOOK, MEASURES, STEP, Cohort, Follower, Gradient, Item, Scalars, Walk, prepare_t, rule_t)
+    AFTER, BEFORE, BLOCKS, FACTORS, GRADIENT, MEASURES, MOVED, OF_DECAY, OF_GRADIENT, OF_MASK, OF_RATE, OPERANDS, PARAM,
+    PREPARED, REHEARSE, RULED, STAGED, STEP, Cohort, Follower, Gradient, Item, Scalars, Walk, prepare_t, rule_t)
 
 include "clean.pxi"
 include "flush.pxi"
@@ -32,7 +33,6 @@ cdef extern from *:
     void fastopt_prefetch(const char *row, Py_ssize_t bytes) noexcept nogil
 
 cdef enum:
-    STAGED = 3            # coefficients that stages after the rule can have of a group
     PIECE = 512           # elements of a block that go through several stages: then all arrays stream side by side
     QUARTER = 1024        # of a page: arrays of NumPy and of arrays.aligned begin at 0, 1/8, 3/8, 5/8 or 7/8 of one;
     BETWEEN = 256         # scratch pieces lie between: at one place of two pages, loads wait for stores
@@ -168,10 +168,10 @@ cdef double combined(double a, double b) noexcept nogil:
     return -hypot(sqrt(a) if a >= 0 else -a, sqrt(b) if b >= 0 else -b)
 
 
-cdef void prepare_units(const Walk *w, const Item *item, const Gradient *gradient, const Cohort *cohort,
+cdef void prepare_units(const Walk *w, const Item *item, const Gradient *gradient, const Scalars *common,
                         prepare_t prepare, Py_ssize_t lo, Py_ssize_t n, char *out) noexcept nogil:
     """Prepares n elements of a gradient, from lo, each unit with its own scale and offset."""
-    cdef Scalars c = cohort.prepare
+    cdef Scalars c = common[0]
     cdef const void *own_c
     cdef Py_ssize_t at = lo, m
     cdef const double *own
@@ -180,9 +180,9 @@ cdef void prepare_units(const Walk *w, const Item *item, const Gradient *gradien
         if m > lo + n - at:
             m = lo + n - at
         own = w.units + 2 * (item.first_unit + at // item.unit)
-        c.f64[3] = cohort.prepare.f64[3] if cohort.prepare.f64[3] != 0 else INFINITY
+        c.f64[3] = common.f64[3] if common.f64[3] != 0 else INFINITY
         c.f32[3] = <float>c.f64[3]
-        set_scale(&c, cohort.prepare.f64[0] * own[0])
+        set_scale(&c, common.f64[0] * own[0])
         # rounded and limited as an element is: equal ones leave exactly 0
         c.f64[2] = c.f64[0] * own[1]
         c.f32[2] = (<float>(ldexp(c.f32[0], <int>c.f32[4]) * own[1]) if c.f32[4] != 0 else
@@ -195,20 +195,30 @@ cdef void prepare_units(const Walk *w, const Item *item, const Gradient *gradien
         at += m
 
 
-cdef inline char *ready(const Walk *w, const Item *item, const Gradient *gradient, const Cohort *cohort, Py_ssize_t lo,
-                        Py_ssize_t n, char *scratch) noexcept nogil:
+cdef inline char *ready(const Walk *w, const Item *item, const Gradient *gradient, const Scalars *common, bint prepared,
+                        Py_ssize_t lo, Py_ssize_t n, char *scratch) noexcept nogil:
     """n elements of a gradient, from lo: in `scratch` where the prepare stage has something to do."""
     cdef int wide = item.width == 8
     cdef prepare_t prepare = w.prepare[wide][gradient.width == 8]
-    cdef const void *c = <const void*>cohort.prepare.f64 if wide else <const void*>cohort.prepare.f32
+    cdef const void *c = <const void*>common.f64 if wide else <const void*>common.f32
     cdef char *g = gradient.data + lo * gradient.width
     if w.units != NULL:
-        prepare_units(w, item, gradient, cohort, prepare, lo, n, scratch)
-    elif cohort.prepared or gradient.width != item.width:
+        prepare_units(w, item, gradient, common, prepare, lo, n, scratch)
+    elif prepared or gradient.width != item.width:
         prepare(scratch, g, item.param + lo * item.width, n, c)
     else:
         return g
     return scratch
+
+
+cdef bint prepare_as(const Walk *w, const Cohort *cohort, Py_ssize_t k, Scalars *c) noexcept nogil:
+    """Writes the coefficients of the prepare stage for an item with factors; whether it has something to do."""
+    cdef const double *factors = w.factors + k * FACTORS
+    c[0] = cohort.prepare
+    c.f64[1] *= factors[OF_DECAY]
+    c.f32[1] = <float>c.f64[1]
+    set_scale(c, cohort.prepare.f64[0] * factors[OF_GRADIENT])
+    return c.f64[0] != 1 or c.f64[1] != 0 or c.f64[3] != 0
 
 
 cdef inline char *between(char *memory) noexcept nogil:
@@ -216,34 +226,19 @@ cdef inline char *between(char *memory) noexcept nogil:
     return memory + (QUARTER + BETWEEN - <size_t>memory % QUARTER) % QUARTER
 
 
-cdef void multiply(Scalars *c, Py_ssize_t i, double factor) noexcept nogil:
-    c.f64[i] = clean64(c.f64[i] * factor)
-    c.f32[i] = <float>c.f64[i]
-
-
-cdef void use_factors(const double *factors, int rates, Scalars *rule, Scalars *follow) noexcept nogil:
-    """See Plan.use_factors."""
-    cdef Py_ssize_t i
-    for i in range(COEFFICIENTS):
-        if rates >> i & 1:
-            multiply(rule, i, factors[0])
-    multiply(follow, 0, factors[1])
-    for i in range(1, STAGED):
-        multiply(follow, i, factors[0])
-
-
 cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi) noexcept nogil:
     """Steps the elements lo to hi of an item, with the stages beside its rule."""
-    cdef char memory[3 * APART]
+    cdef char memory[4 * APART]
     cdef char *scratch = between(memory)
     cdef char *before = scratch + APART
     cdef char *room = before + APART
+    cdef char *u = room + APART
     cdef const Item *item = &w.items[k]
     cdef const Gradient *gradient = &w.gradients[k]
     cdef const Cohort *cohort = NULL  # a step without any gradient has none
-    cdef Scalars rule, follow  # of this item, if it has factors
-    cdef const Scalars *rule_c = NULL
-    cdef const Scalars *follow_c = NULL
+    cdef Scalars mixed   # of the prepare stage of an item with factors,
+    cdef const Scalars *common = NULL
+    cdef Scalars own_c   # and of what is done to the update: weight decay and rate, and the mask of cautious
     cdef const Follower *follower
     cdef const void *c
     cdef char *state[STATES]
@@ -254,13 +249,21 @@ cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi
     cdef Py_ssize_t n, at, next_n, j
     cdef int wide = item.width == 8
     cdef bint given = gradient.width != 0
+    cdef bint prepared = False, sees = w.cautious or w.careful
+    cdef int decays = 0, rated = 0
     if given:
         cohort = &w.cohorts[item.cohort]
-        rule_c, follow_c = &cohort.rule, &cohort.follow
-    if w.factors != NULL and given:
-        rule, follow = cohort.rule, cohort.follow
-        use_factors(w.factors + 2 * k, w.rates, &rule, &follow)
-        rule_c, follow_c = &rule, &follow
+        common, prepared = &cohort.prepare, cohort.prepared
+        own_c.f64[0], own_c.f32[0] = cohort.rule.f64[DECAY], cohort.rule.f32[DECAY]
+        own_c.f64[1] = own_c.f32[1] = own_c.f64[2] = own_c.f32[2] = 1
+        if w.factors != NULL:
+            common, prepared = &mixed, prepare_as(w, cohort, k, &mixed)
+            own_c.f64[1], own_c.f64[2] = w.factors[k * FACTORS + OF_RATE], w.factors[k * FACTORS + OF_MASK]
+            own_c.f32[1], own_c.f32[2] = <float>own_c.f64[1], <float>own_c.f64[2]
+        rated = own_c.f64[1] != 1
+        sees = sees or rated
+        if cohort.decays[wide]:
+            decays = 2 if w.careful else 1
     while lo < hi:
         n = hi - lo if hi - lo < PIECE else PIECE
         next_n = hi - lo - n if hi - lo - n < PIECE else PIECE
@@ -284,26 +287,27 @@ cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi
         if given:
             if w.sum_gradient:
                 sums[0] = combined(sums[0], w.near[gradient.width == 8](gradient.data + lo * gradient.width, n))
-            h = ready(w, item, gradient, cohort, lo, n, scratch)
-            c = <const void*>rule_c.f64 if wide else <const void*>rule_c.f32
-            cohort.loop[wide](p, h, state[0], state[1], state[2], state[3], n, c)
+            h = ready(w, item, gradient, common, prepared, lo, n, scratch)
+            c = <const void*>cohort.rule.f64 if wide else <const void*>cohort.rule.f32
+            if sees:
+                cohort.update[wide](u, p, h, state[0], state[1], state[2], state[3], n, c)
+                if w.cautious:
+                    w.mask[wide](u, h, n, <const void*>&own_c.f64[2] if wide else <const void*>&own_c.f32[2])
+                w.subtract[wide][rated][decays](p, u, n, <const void*>own_c.f64 if wide else <const void*>own_c.f32)
+            else:
+                cohort.loop[wide](p, h, state[0], state[1], state[2], state[3], n, c)
         for j in range(w.followers):
             follower = &w.follower[j]
             if not follower.active or not (given or follower.always):
                 continue
             if follower.memory != NULL and follower.memory[k] == NULL:
                 continue
-            if follower.place < 0:
-                c = <const void*>follower.c.f64 if wide else <const void*>follower.c.f32
-            elif wide:
-                c = <const void*>&follow_c.f64[follower.place]
-            else:
-                c = <const void*>&follow_c.f32[follower.place]
+            c = <const void*>follower.c.f64 if wide else <const void*>follower.c.f32
             own = NULL
             if follower.memory != NULL:
                 own = follower.memory[k] + at
                 fastopt_prefetch(own + n * item.width, next_n * item.width)
-            follower.stage[wide](own, p, before, h, NULL, NULL, n, c)
+            follower.stage[wide](own, p, NULL, NULL, NULL, NULL, n, c)
         if w.sum_param:
             sums[1] = combined(sums[1], w.near[wide](p, n))
         if w.sum_update:
@@ -313,35 +317,62 @@ cdef apart walk_staged(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi
         lo += n
 
 
-cdef apart look(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi) noexcept nogil:
-    """Sums what the step of the elements lo to hi of an item will do."""
-    cdef char memory[2 * APART]
+cdef apart rehearse(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi) noexcept nogil:
+    """Sums what the step of the elements lo to hi of an item would do: it is made on copies."""
+    cdef char memory[(STATES + 5) * APART]
     cdef char *scratch = between(memory)
-    cdef char *room = scratch + APART
+    cdef char *piece[OPERANDS]
     cdef const Item *item = &w.items[k]
+    cdef const Gradient *gradient = &w.gradients[k]
     cdef const Cohort *cohort = &w.cohorts[item.cohort]
+    cdef Scalars mixed, bare
+    cdef const Scalars *common = &cohort.prepare
     cdef const void *c
     cdef const void *own
-    cdef char *state[STATES]
-    cdef char *h
+    cdef const void *decay
     cdef double *sums
-    cdef Py_ssize_t n, j
+    cdef Py_ssize_t n, next_n, j
     cdef int wide = item.width == 8
+    cdef bint prepared = cohort.prepared
+    if w.factors != NULL:
+        common, prepared = &mixed, prepare_as(w, cohort, k, &mixed)
+    if w.bares and common.f64[1] != 0:
+        bare = common[0]
+        bare.f64[1] = bare.f32[1] = 0
+    c = <const void*>cohort.rule.f64 if wide else <const void*>cohort.rule.f32
+    own = <const void*>cohort.constants.f64 if wide else <const void*>cohort.constants.f32
+    decay = <const void*>&cohort.rule.f64[DECAY] if wide else <const void*>&cohort.rule.f32[DECAY]
+    for j in range(OPERANDS):
+        piece[j] = NULL
+    piece[RULED] = scratch + 2 * APART
     while lo < hi:
         n = hi - lo if hi - lo < PIECE else PIECE
         sums = w.sums + (item.block + lo // BLOCK) * MEASURES
         if lo % BLOCK == 0:
             memset(sums, 0, MEASURES * sizeof(double))
+        next_n = hi - lo - n if hi - lo - n < PIECE else PIECE
+        fastopt_prefetch(gradient.data + (lo + n) * gradient.width, next_n * gradient.width)
+        piece[PARAM] = item.param + lo * item.width
+        piece[PREPARED] = ready(w, item, gradient, common, prepared, lo, n, scratch)
+        piece[GRADIENT] = piece[PREPARED]
+        if w.bares and common.f64[1] != 0:
+            piece[GRADIENT] = ready(w, item, gradient, &bare, True, lo, n, scratch + APART)
         for j in range(STATES):
-            state[j] = item.state[j] + lo * item.width if item.state[j] != NULL else NULL
-        h = ready(w, item, &w.gradients[k], cohort, lo, n, scratch)
-        c = <const void*>cohort.rule.f64 if wide else <const void*>cohort.rule.f32
-        if w.agrees:
-            w.direction[wide](room, h, state[0], state[1], state[2], state[3], n, c)
-            sums[0] += w.agreement[wide](room, h, n)
-        if w.compares:
-            own = <const void*>cohort.ratio.f64 if wide else <const void*>cohort.ratio.f32
-            sums[1] += w.ratio[wide](h, state[0], state[1], state[2], state[3], room, n, c, own)
+            if item.state[j] != NULL:
+                piece[BEFORE + j] = item.state[j] + lo * item.width
+                if w.rehearses:
+                    fastopt_prefetch(piece[BEFORE + j] + n * item.width, next_n * item.width)
+                    piece[AFTER + j] = scratch + (5 + j) * APART
+                    memcpy(piece[AFTER + j], piece[BEFORE + j], n * item.width)
+        if w.rehearses:
+            cohort.update[wide](piece[RULED], piece[PARAM], piece[PREPARED], piece[AFTER], piece[AFTER + 1],
+                                piece[AFTER + 2], piece[AFTER + 3], n, c)
+        piece[MOVED] = piece[RULED]
+        if w.moves and cohort.decays[wide]:
+            piece[MOVED] = scratch + 3 * APART
+            w.move[wide](piece[MOVED], piece[RULED], piece[PARAM], n, decay)
+        for j in range(w.measures):
+            sums[j] += w.measure[j].sum[wide](piece[w.measure[j].a], piece[w.measure[j].b], scratch + 4 * APART, n, own)
         lo += n
 
 
@@ -365,7 +396,7 @@ cdef void walk(const Walk *w, int purpose, Py_ssize_t part, Py_ssize_t parts) no
     cdef Py_ssize_t low = 0, high = w.count, middle, lo, hi, n, at, k, block
     cdef Py_ssize_t begin = w.work // parts * part + w.work % parts * part // parts
     cdef Py_ssize_t end = w.work // parts * (part + 1) + w.work % parts * (part + 1) // parts
-    cdef bint flush = w.flush and (purpose == STEP or purpose == LOOK)
+    cdef bint flush = w.flush and (purpose == STEP or purpose == STAGED or purpose == REHEARSE)
 
     while low < high:                    # the last item that starts at or before `begin`
         middle = (low + high) // 2
@@ -381,18 +412,20 @@ cdef void walk(const Walk *w, int purpose, Py_ssize_t part, Py_ssize_t parts) no
         item = &w.items[k]
         gradient = &w.gradients[k]
         k += 1
-        if gradient.width == 0 and not w.staged:
+        if gradient.width == 0 and purpose != STAGED:
             continue
         lo = cut(item, begin)
         hi = cut(item, end)
-        if w.staged:
-            if purpose == STEP:
-                walk_staged(w, k - 1, lo, hi)
-            elif gradient.width != 0 and purpose == BLOCKS:
+        if purpose != STEP:
+            if purpose == STAGED:
+                if gradient.width == 0 or w.cohorts[item.cohort].loop[item.width == 8] != NULL:
+                    walk_staged(w, k - 1, lo, hi)
+            elif purpose == BLOCKS:
                 sum_blocks(w, k - 1, lo, hi)
-            elif gradient.width != 0 and purpose == LOOK:
-                look(w, k - 1, lo, hi)
-            elif gradient.width != 0:
+            elif purpose == REHEARSE:
+                if w.cohorts[item.cohort].loop[item.width == 8] != NULL:
+                    rehearse(w, k - 1, lo, hi)
+            else:
                 sum_units(w, k - 1, begin, end)
             continue
         cohort = &w.cohorts[item.cohort]

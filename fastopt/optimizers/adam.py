@@ -47,6 +47,7 @@ class Adam(Optimizer):
     rule = "adam"
     decouples = "decoupled_weight_decay"
     turns = True
+    direction = "exp_avg"
     second_moment = "exp_avg_sq"
     state_slots = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
     hyperparameters = {

@@ -37,6 +37,7 @@ class Adamax(Optimizer):
 
     rule = "adamax"
     turns = True
+    direction = "exp_avg"
     state_slots = ("exp_avg", "exp_inf")
     hyperparameters = {
         "lr": nonnegative,

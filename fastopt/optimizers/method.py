@@ -28,6 +28,7 @@ class Method:
     decays: ClassVar[bool] = True  # it has a weight decay
     decouples: ClassVar[str | bool] = False  # the decay is not of the gradient; a name: if that is set
     turns: ClassVar[bool] = False  # an update may have another sign than the gradient
+    direction: ClassVar[str | None] = None  # the state array that has the sign of the update
     second_moment: ClassVar[str | None] = None  # the state array with the mean of squared gradients that it divides by
     rate_free: ClassVar[bool] = False  # lr is only where its step sizes begin
     rate_ahead: ClassVar[bool] = False  # `scalar_slots` hold the rate of the next step

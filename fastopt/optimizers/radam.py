@@ -44,6 +44,7 @@ class RAdam(Optimizer):
     rule = "radam"
     decouples = "decoupled_weight_decay"
     turns = True
+    direction = "exp_avg"
     second_moment = "exp_avg_sq"
     state_slots = ("exp_avg", "exp_avg_sq")
     hyperparameters = {

@@ -27,9 +27,6 @@ __all__ = ["NonFiniteGradient", "Stages", "Step", "layer_decay"]
 
 policies = one_of("propagate", "skip", "raise")
 
-# where the stages after the rule have their coefficients among those of a cohort
-CAUTIOUS, DECAY, CAUTIOUS_DECAY = range(3)
-
 
 class NonFiniteGradient(ArithmeticError):
     """A gradient has NaN or infinite elements: raised with `on_nonfinite="raise"`, before anything is changed."""
@@ -369,25 +366,20 @@ class Pipeline:
         kinds = multipliers(stages, plan)
         self.kinds = list(dict.fromkeys(kinds))  # of each variant
         variants = [self.kinds.index(kind) for kind in kinds]
-        self.split_decay = bool(stages.cautious or stages.cautious_weight_decay)
-        self.adapts = self.split_decay or stages.corrected_weight_decay is not None or any(
+        self.adapts = stages.corrected_weight_decay is not None or any(
             kind != (1.0, 1.0) for kind in self.kinds)
         followers, self.shared = [], []  # shared: (place in the table, its source)
-        if stages.cautious:
-            followers.append(("cautious", None, False, CAUTIOUS))
-        if stages.cautious_weight_decay:
-            followers.append(("cautious_decay", None, False, CAUTIOUS_DECAY))
         if stages.lookahead:
             self.shared.append((len(followers), None))
-            followers.append(("lookahead", self.slow, True, -1))
+            followers.append(("lookahead", self.slow, True))
         bounds = len(followers)
         if stages.bounds:  # after Lookahead, which may round across them
-            followers.append(("project", None, True, -1))
+            followers.append(("project", None, True))
         for average in stages.average:
             self.shared.append((len(followers), average))
-            followers.append(("average", average.averages, True, -1))
-        plan.stage(followers, on=True, zero=stages.zero_grad, sees=bool(stages.cautious),
-                   keeps=bool(self.split_decay or stages.statistics))
+            followers.append(("average", average.averages, True))
+        plan.stage(followers, on=True, zero=stages.zero_grad, keeps=stages.statistics, cautious=bool(stages.cautious),
+                   careful=stages.cautious_weight_decay)
         if stages.bounds:
             plan.follow(bounds, stages.bounds)
         plan.set_variants(variants)
@@ -526,8 +518,9 @@ class Pipeline:
         answers = self.answers(cohorts, scale, limit)
         if plan.unready:
             engine.give_states(plan.missing())
+        factors = None
         if stages.cautious is True or stages.clip_update is not None:
-            plan.use_factors(self.factors(cohorts, answers))
+            factors = self.factors(cohorts, answers)
         for place, average in self.shared:
             if average is None:
                 steps, share = stages.lookahead
@@ -538,7 +531,7 @@ class Pipeline:
         if stages.statistics:
             plan.take_sums(gradient=known is None, param=True, update=True)
         with uninterrupted() if stages.statistics else nullcontext():
-            taken = plan.run(answers, threads, self.counted(record))
+            taken = plan.run(answers, threads, self.counted(record), factors)
             if stages.statistics:
                 if known is not None:
                     taken[:, 0] = known
@@ -546,19 +539,21 @@ class Pipeline:
 
     @np.errstate(all="ignore")
     def factors(self, cohorts, answers):
-        """What each parameter's learning rate and share of elements are multiplied with: see `Plan.use_factors`."""
-        stages, ratio = self.stages, None
+        """What each parameter's rate, and what cautious leaves of its update, are multiplied with: see `Plan.run`."""
+        method, stages, plan = self.engine.method, self.stages, self.engine.plan
+        sums, factors, constants = [], {}, None
         if stages.clip_update is not None:
-            ratio = [(1.0 / (1.0 - group.settings["betas"][1] ** step), group.settings["eps"] ** 2)
-                     for group, step, _ in cohorts]
-        agreement = stages.cautious is True
-        means = self.engine.plan.look(answers, self.engine.num_threads, agreement=agreement, ratio=ratio)
-        means /= self.sizes[:, None]
-        factors = np.ones_like(means)
-        if ratio is not None:
-            factors[:, 0] = 1.0 / np.maximum(np.sqrt(means[:, 1]) / stages.clip_update, 1.0)
-        if agreement:
-            factors[:, 1] = 1.0 / np.maximum(means[:, 0], 1e-3)
+            sums.append(("ratio", "prepared", f"after{method.state_slots.index(method.second_moment)}"))
+            constants = [(1.0 / (1.0 - group.settings["betas"][1] ** step), group.settings["eps"] ** 2)
+                         for group, step, _ in cohorts]
+        if stages.cautious is True:
+            direction = f"after{method.state_slots.index(method.direction)}" if method.direction else "update"
+            sums.append(("agreement", direction, "prepared"))
+        means = plan.measure(answers, sums, self.engine.num_threads, constants=constants) / self.sizes[:, None]
+        if stages.clip_update is not None:
+            factors["rate"] = 1.0 / np.maximum(np.sqrt(means[:, 0]) / stages.clip_update, 1.0)
+        if stages.cautious is True:
+            factors["mask"] = 1.0 / np.maximum(means[:, -1], 1e-3)
         return factors
 
     @np.errstate(all="ignore")
@@ -577,35 +572,29 @@ class Pipeline:
 
     def answers(self, cohorts, scale, limit):
         """What the plan needs of each cohort."""
-        engine, stages = self.engine, self.stages
-        answers = []
+        engine, answers = self.engine, []
         for (group, step, scalars), variant in zip(cohorts, engine.plan.variants(), strict=True):
             settings, (sign, coupled, decay, _) = group.settings, group.prepare
-            follow = [1.0, 0.0, 0.0]
             if self.adapts:
-                taken = CAUTIOUS_DECAY if stages.cautious_weight_decay else DECAY
-                settings, follow[taken] = self.adapted(settings, variant)
+                settings = self.adapted(settings, variant)
                 sign, coupled, decay, _ = engine.method.prepared(settings)
             if scalars:
                 coefficients, after = engine.with_scalars(settings, step, scalars)
             else:
                 coefficients, after = engine.method.coefficients(settings, step), scalars
-            answers.append(((sign * scale, coupled, decay, limit), coefficients, after, tuple(follow)))
+            answers.append(((sign * scale, coupled, decay, limit), coefficients, after))
         return answers
 
     def adapted(self, settings, variant):
-        """The settings of a variant, and the decay that a stage takes over from the rule."""
+        """The settings of a variant."""
         method, stages, settings = self.engine.method, self.stages, dict(settings)
         lr_scale, decay_scale = self.kinds[variant]
-        taken = 0.0
         if method.decays:
             settings["weight_decay"] *= decay_scale
             if stages.corrected_weight_decay is not None:
                 settings["weight_decay"] *= settings["lr"] / stages.corrected_weight_decay
         settings["lr"] *= lr_scale
-        if self.split_decay and method.decays and method.decoupled(settings):
-            taken, settings["weight_decay"] = settings["lr"] * settings["weight_decay"], 0.0
-        return settings, taken
+        return settings
 
     # ---- accumulation
 
