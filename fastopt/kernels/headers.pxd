@@ -47,13 +47,6 @@ cdef extern from *:
     }
     static inline int fastopt_is_array(PyObject *object) { return Py_TYPE(object) == &PyArray_Type; }
     static inline char *fastopt_memory(PyObject *array) { return PyArray_BYTES((PyArrayObject *)array); }
-    /* asks for the cache lines of a header */
-    static inline void fastopt_ask(PyObject *array) {
-    #if defined(__GNUC__) || defined(__clang__)
-      __builtin_prefetch(array);
-      __builtin_prefetch((const char *)array + 64);
-    #endif
-    }
     static inline int fastopt_look(PyObject *param, PyObject *gradient, const char *memory, size_t header) {
       PyArrayObject *p = (PyArrayObject *)param, *g = (PyArrayObject *)gradient;
       const int dimensions = PyArray_NDIM(p);
@@ -103,7 +96,6 @@ cdef extern from *:
     char *fastopt_memory(PyObject *array) noexcept
     bint fastopt_plain(PyObject *param, PyObject *gradient, const char *memory, size_t header, cnp.PyArray_Descr *descr,
                        bint writeable) noexcept
-    void fastopt_ask(PyObject *array) noexcept
     size_t fastopt_header(object array) noexcept
     bint fastopt_all_there(PyObject **arrays, Py_ssize_t count, const char *memory, const char *header,
                            size_t stride) noexcept

@@ -21,8 +21,8 @@ from .sparse import SparseRows
 
 from .checks cimport check_spans, check_state, shares
 from .headers cimport (
-    ALIKE, UNMOVED, WRITEABLE, fastopt_all_there, fastopt_ask, fastopt_header, fastopt_is_array, fastopt_look,
-    fastopt_memory, fastopt_native_type, fastopt_plain, fastopt_type)
+    ALIKE, UNMOVED, WRITEABLE, fastopt_all_there, fastopt_header, fastopt_is_array, fastopt_look, fastopt_memory,
+    fastopt_native_type, fastopt_plain, fastopt_type)
 from .hold cimport Hold
 from .rules cimport (
     ADVANCE, COEFFICIENTS, DECAY, DECAYS, FORMS, KINDS, SCALE, SCALED, STATES, UPDATE, Coefficients,
@@ -49,7 +49,6 @@ cdef extern from *:
 
 cdef enum:
     ITEM_WORK = 32        # what an item costs beside its elements, in elements
-    NEXT = 16             # the header that is asked for while one is looked at
 
 
 cdef int fill(Scalars *scalars, tuple values) except -1:
@@ -821,9 +820,6 @@ cdef class Plan(Hold):
         if self.cohort_count == 0 or not self.takes_dense:
             return i
         while item < end:
-            if item + NEXT < end:  # who waits for one header after the other waits long
-                fastopt_ask(params[NEXT])
-                fastopt_ask(given[NEXT])
             if not belongs(item, cohort, self.scalars):
                 k = self.cohort_of(item)
                 if k < 0:
