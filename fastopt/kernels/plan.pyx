@@ -38,6 +38,8 @@ from .written cimport Written
 
 cnp.import_array()
 
+cdef dict PROCESS = threads.__dict__  # its settings, without the detour by attributes
+
 include "clean.pxi"
 include "sums.pxi"
 
@@ -713,7 +715,7 @@ cdef class Plan(Hold):
         self.begun = True
         if gradients is None:
             self.given = self.bound_gradients
-        elif self.elements >= HOLD_GIL or num_threads is not None or threads.num_threads != 1:
+        elif self.elements >= HOLD_GIL or num_threads is not None or PROCESS["num_threads"] != 1:
             self.given = self.keep(gradients)
         else:
             self.given = gradients
@@ -1110,8 +1112,8 @@ cdef class Plan(Hold):
     cdef go(self, int purpose, num_threads):
         """Walks, with as many threads as pay."""
         cdef Py_ssize_t parts = 1
-        self.walk.flush = threads.flush_subnormals
-        if num_threads is not None or threads.num_threads != 1:
+        self.walk.flush = PROCESS["flush_subnormals"]
+        if num_threads is not None or PROCESS["num_threads"] != 1:
             parts = threads.resolve(num_threads, self.elements)
         if parts > 1:
             threads.parallel().run(<size_t>&self.walk, purpose, parts)
