@@ -33,7 +33,7 @@ from .tables cimport (
     Cohort, Follower, Gradient, Item, Measure, Scalars, Walk, measure_t, move_t, moved_t, near_t, pair_t, prepare_t,
     rule_t, sum_t)
 from .walk cimport combined, float32_bears, set_scale, walk
-from .watched cimport Watched
+from .watched cimport Settled, Watched
 from .written cimport Written
 
 cnp.import_array()
@@ -681,8 +681,9 @@ cdef class Plan(Hold):
     def step(self, list gradients, engine, num_threads=None):
         """Makes a step, with a list of one gradient for each parameter, or (None) with the bound ones.
 
-        One that is like the last is made here, and `engine.answer(group, number of this step, scalars)` is asked for
-        what run() takes for a cohort; it may answer None. Any other is made by `engine.make(gradients)`.
+        One that is like the last is made here: what run() takes for a cohort is in `engine.groups`, or given by
+        `engine.answer(group, number of this step, scalars)`, which may be None. Any other is made by
+        `engine.make(gradients)`.
         """
         self.acquire()
         try:
@@ -699,15 +700,20 @@ cdef class Plan(Hold):
         """
         cdef Py_ssize_t k
         cdef Cohort *cohort
+        cdef Settled group
+        cdef list groups = engine.groups, answers = []
         self.alike = False
-        answers = []
         for k in range(self.cohort_count):
             cohort = &self.walk.cohorts[k]
             cohort.step += 1
             memcpy(cohort.scalar, cohort.after, sizeof(cohort.after))
-            answers.append(engine.answer(cohort.group, cohort.step, numbers(cohort.scalar, self.scalars)))
-            if answers[k] is None:
+            group = groups[cohort.group]
+            answered = None if self.scalars else group.answer(cohort.step)
+            if answered is None:
+                answered = engine.answer(cohort.group, cohort.step, numbers(cohort.scalar, self.scalars))
+            if answered is None:
                 return False
+            answers.append(answered)
         if self.walk.staged or self.lent or self.unready or not self.written.known or not self.watched.same():
             return False
         if not self.has_bound if gradients is None else len(gradients) != self.walk.count:

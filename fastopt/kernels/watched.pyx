@@ -61,8 +61,33 @@ cdef class Watched:
         return True
 
 
+cdef class Settled:
+    """What the options of a group of parameters came to, while they are the very objects in `seen`.
+
+    Attributes:
+        options: a dict that its owner changes between steps.
+        seen: the values of `options` when they were last read; None: they are to be read at every step.
+        settings: the hyperparameters.
+        prepare: what becomes of a gradient before the rule: see `Plan.run`.
+        coefficients: a function of the settings and the number of a step.
+        later: what `answer` gives from step 2 on, where that stays.
+    """
+
+    cdef object answer(self, long long step):
+        """What a plan is answered at a step; None: the options are to be read first."""
+        if not holds(self.options, self.seen):
+            return None
+        if step > 1 and self.later is not None:
+            return self.later
+        return self.prepare, self.coefficients(self.settings, step), ()
+
+
 def unchanged(dict group not None, list values):
     """Whether the values of `group` are, in order, the very objects in `values`; False for None."""
+    return holds(group, values)
+
+
+cdef bint holds(dict group, list values) except -1:
     cdef Py_ssize_t at = 0, i = 0
     cdef PyObject *key
     cdef PyObject *value

@@ -8,28 +8,23 @@ from ..interrupts import uninterrupted
 from ..kernels.arrays import full_like
 from ..kernels.plan import AS_IT_IS, Plan
 from ..kernels.threads import Threaded
-from ..kernels.watched import changed, unchanged
+from ..kernels.watched import Settled, changed, unchanged
 from .checkpoint import match_state, pack_state
 from .settings import at, is_schedule, lasts
 
 
-class Group:
+class Group(Settled):
     """A group of parameters, and what its options came to when they were last read.
 
-    Attributes:
+    Attributes, beside those of `Settled`:
         method: what steps it.
-        options: the dict that its owner changes between steps; it has every hyperparameter.
         params: the list of parameters in it, to notice a replacement.
         positions: where its parameters stand in the plan.
-        settings: the hyperparameters, checked, as plain numbers.
-        prepare: what becomes of a gradient before the rule, and of the parameter beside it: see `Method.prepared`.
-        later: what the plan is answered from step 2 on, where that stays.
         slots: the state arrays that its parameters have.
         turn: in which turn of the plan they were read, so that a schedule is called once in each.
     """
 
-    __slots__ = ("coefficients", "known", "later", "method", "options", "params", "positions", "prepare", "seen",
-                 "settings", "slots", "turn", "values")
+    __slots__ = ("known", "method", "params", "positions", "slots", "turn", "values")
 
     def __init__(self, method, options, positions):
         self.method, self.coefficients = method, method.coefficients
@@ -351,11 +346,9 @@ class Engine(Threaded):
 
     def answer(self, index, step, scalars):
         """What a cohort of the plan has in a step: see `Plan.run`; None if its parameters have to get other slots."""
-        group = self.groups[index]
-        if not unchanged(group.options, group.seen):
-            self.read(group)
-            if self.regrouped:
-                return None
+        group = self.read(self.groups[index])
+        if self.regrouped:
+            return None
         if step > 1 and group.later:
             return group.later
         if scalars:
