@@ -374,7 +374,8 @@ UPDATES = {
     "subtract_careful": (capsule(<void*>subtract_careful[f32]), capsule(<void*>subtract_careful[f64])),
     "subtract_rated": (capsule(<void*>subtract_rated[f32]), capsule(<void*>subtract_rated[f64])),
     "subtract_decays_rated": (capsule(<void*>subtract_decays_rated[f32]), capsule(<void*>subtract_decays_rated[f64])),
-    "subtract_careful_rated": (capsule(<void*>subtract_careful_rated[f32]), capsule(<void*>subtract_careful_rated[f64])),
+    "subtract_careful_rated": (
+        capsule(<void*>subtract_careful_rated[f32]), capsule(<void*>subtract_careful_rated[f64])),
 }
 STAGES = {
     "project": (capsule(<void*>project[f32]), capsule(<void*>project[f64])),

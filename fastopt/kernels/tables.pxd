@@ -99,7 +99,7 @@ cdef struct Walk:
     const double *factors    # of each item: FACTORS numbers; NULL: 1
     move_t move[2]
     pair_t mask[2]           # of cautious
-    pair_t subtract[2][2][3] # what takes the update off: [dtype][with a rate][without decay, with, careful]
+    pair_t subtract[2][2][3]  # what takes the update off: [dtype][with a rate][without decay, with, careful]
     # ---- sums
     double *sums             # of each block, or unit: MEASURES numbers
     sum_t power[2]           # float32, float64
