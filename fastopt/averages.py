@@ -38,6 +38,7 @@ from .optimizers.state import Whole, fitted, step_count
 
 __all__ = ["EMA", "SWA", "Average"]
 
+PLAIN = (1.0, 0.0, 0.0, 0.0)  # what Plan.run wants to know of a gradient that is taken as it is
 BLOCK = 65_536  # bytes that are exchanged at a time: they stay in the L2
 
 
@@ -48,15 +49,6 @@ class Averaging(Method):
     decays = False
     hyperparameters = {}
     state_slots = ()
-
-    @staticmethod
-    def slots(settings):
-        return {}
-
-    @staticmethod
-    def coefficients(settings, step):
-        """The settings: what `Average._rule` gave."""
-        return settings
 
 
 class Average(Front):
@@ -98,7 +90,7 @@ class Average(Front):
 
     def _setup(self, averages, names):
         self._engine = Engine(Averaging)
-        self._engine.add_given(averages, names)
+        self._engine.add(averages, names, {})
         self._exchanged = False  # True: the averages are in the parameters
         self._n_averaged = 0
 
@@ -146,9 +138,7 @@ class Average(Front):
             raise
 
     def _take_from(self, params, rule, then=None):
-        engine = self._engine
-        engine.groups[0].settings = rule
-        engine.make(params, then)
+        self._engine.make_given(params, PLAIN, rule, then)
 
     @property
     def averages(self) -> list[np.ndarray]:

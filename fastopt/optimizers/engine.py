@@ -168,7 +168,9 @@ class Engine(Threaded):
         else:
             settings, lasting = self.checked(group)
         method.check_settings(settings)
-        prepare = method.prepared(settings)
+        prepare = group.prepare
+        if not rate_only or method.decouples:  # the decoupled decay goes with the rate
+            prepare = method.prepared(settings)
         group.later = (prepare, method.coefficients(settings, 2), ()) if method.settles else None
         group.settings, group.prepare = settings, prepare
         group.seen, group.turn = list(options.values()) if lasting else None, self.plan.turns
@@ -321,6 +323,11 @@ class Engine(Threaded):
             self.make_whole(answers, then, after)
         else:
             plan.run(answers, self._num_threads, then)
+
+    def make_given(self, grads, prepare, rule, then=None):
+        """Makes a step with the same answer to every cohort, which whoever steps gives; the plan is taken."""
+        plan = self.plan
+        plan.run([(prepare, rule, ())] * len(plan.begin(grads)), self._num_threads, then)
 
     def make_whole(self, answers, then, after):
         """The rest of a step of which some parameters are stepped in NumPy."""

@@ -72,17 +72,14 @@ class Method:
         return bool(settings.get(cls.decouples) if isinstance(cls.decouples, str) else cls.decouples)
 
     @classmethod
-    def coupled_decay(cls, settings: Mapping[str, Any]) -> float:
-        """The weight decay that is added to the gradient."""
-        return 0.0 if not cls.decays or cls.decoupled(settings) else settings["weight_decay"]
-
-    @classmethod
     def prepared(cls, settings: Mapping[str, Any]) -> tuple[float, float, float, float]:
         """What a gradient is multiplied with, the weight decay that is added to it, the share of the parameter that is
         taken off beside the update, and the limit of an element, of which there is none."""
-        sign, coupled = -1.0 if settings.get("maximize") else 1.0, cls.coupled_decay(settings)
-        share = settings["lr"] * settings["weight_decay"] if cls.decays and cls.decoupled(settings) else 0.0
-        return sign, coupled, share, 0.0
+        sign = -1.0 if settings.get("maximize") else 1.0
+        if not cls.decays:
+            return sign, 0.0, 0.0, 0.0
+        decay = settings["weight_decay"]
+        return (sign, 0.0, settings["lr"] * decay, 0.0) if cls.decoupled(settings) else (sign, decay, 0.0, 0.0)
 
     @staticmethod
     def carried(options: Mapping[str, Any], count: int) -> str | None:
