@@ -159,8 +159,12 @@ class Engine(Threaded):
 
     def read(self, group):
         """Makes the settings of the step to come from the options of a group, if any is another than before."""
-        if group.turn == self.plan.turns or unchanged(group.options, group.seen):
-            return group
+        if not unchanged(group.options, group.seen) and group.turn != self.plan.turns:
+            self.read_anew(group)
+        return group
+
+    def read_anew(self, group):
+        """The same, where one is."""
         method, options = group.method, group.options
         rate_only = changed(options, group.seen) == ["lr"] and type(options["lr"]) is float
         if rate_only:  # as after each step of a scheduler; no state array depends on it
@@ -179,7 +183,6 @@ class Engine(Threaded):
             if slots != group.slots:
                 group.slots = slots
                 self.regrouped.add(group)
-        return group
 
     def checked(self, group):
         """The settings of a group, and whether they last; a value is checked again only if it is another object."""
