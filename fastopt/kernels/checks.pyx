@@ -1,3 +1,4 @@
+# cython: boundscheck=False, wraparound=False
 """Checks of arrays."""
 
 cimport numpy as cnp
@@ -65,3 +66,23 @@ cdef int check_state(state, param, label) except -1:
             f"got {state.shape} and {state.dtype}"
         )
     return 0
+
+
+def flat(gradients, list names not None):
+    """Gradients as a list, if they are a list of arrays and None, or a dict with these names in this order; else None.
+
+    Whatever structure the parameters were given in, these are in their order.
+    """
+    cdef Py_ssize_t i = 0
+    if type(gradients) is list:
+        for gradient in <list>gradients:
+            if gradient is not None and not cnp.PyArray_CheckExact(gradient):
+                return None
+        return gradients
+    if type(gradients) is not dict or len(<dict>gradients) != len(names):
+        return None
+    for name in <dict>gradients:
+        if name is not names[i] and name != names[i]:
+            return None
+        i += 1
+    return list((<dict>gradients).values())

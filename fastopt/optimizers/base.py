@@ -10,7 +10,7 @@ import numpy as np
 
 from ..interrupts import uninterrupted
 from ..kernels.arrays import aligned, as_array
-from ..kernels.checks import called, check_parameter
+from ..kernels.checks import called, check_parameter, flat
 from ..kernels.hold import exclusive
 from .checkpoint import match, match_stages, pack
 from .engine import Engine, Front
@@ -371,8 +371,9 @@ class Optimizer(Method, Hooked, Front):
     def _arrange(self, grads):
         """Brings gradients of any accepted structure into a list with one entry for each parameter."""
         plan = self._plan
-        if type(grads) is dict and list(grads) == plan.names:
-            return list(grads.values())
+        found = flat(grads, plan.names)
+        if found is not None:
+            return found
         if isinstance(grads, np.ndarray):
             return [grads]
         groups = len(self.param_groups)
@@ -606,12 +607,13 @@ class Optimizer(Method, Hooked, Front):
         if self._hooked or ANY_HOOKS:
             return self._step_with_hooks(grads, closure, clip, grad_scale, on_nonfinite)
         if clip is None and grad_scale is None and on_nonfinite is None:
-            if type(grads) is list and closure is None and self._plain:
-                engine = self._engine
-                if engine.pipeline is None:
-                    return engine.plan.step(grads, engine, engine._num_threads)  # as engine.step() would
-                return engine.pipeline.advance(grads)
-            return self._step(grads, closure)
+            engine = self._engine
+            found = grads if type(grads) is list and self._plain else flat(grads, engine.plan.names)
+            if found is None or closure is not None:
+                return self._step(grads, closure)
+            if engine.pipeline is None:
+                return engine.plan.step(found, engine, engine._num_threads)  # as engine.step() would
+            return engine.pipeline.advance(found)
         return self._step(grads, closure, clip=clip, grad_scale=grad_scale, on_nonfinite=on_nonfinite)
 
     def _step_at(self, params, grads, closure, clip, grad_scale, on_nonfinite):
