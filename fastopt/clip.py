@@ -19,8 +19,8 @@ from .checks import flag, nonnegative, real
 from .interrupts import uninterrupted
 from .kernels.arrays import as_array
 from .kernels.checks import check_overlap
+from .norms import norm_of, reals, shrink, times
 from .optimizers.base import Grads
-from .optimizers.norms import norm_of, reals, shrink, times
 from .optimizers.tree import flatten
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]

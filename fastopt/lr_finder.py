@@ -149,7 +149,7 @@ class Undone:
                   for part, (states, _) in zip(self.engine.parts, states, strict=True)]
         if self.pipeline is not None:
             self.stages = self.pipeline.snapshot()
-            self.pipeline.set_aside()
+            self.pipeline.sums.set_aside()
         self.states = states
         for part, made, (_, count) in zip(self.engine.parts, copies, states, strict=True):
             part.set_states(made, count)

@@ -2,7 +2,9 @@
 
 Each function steps one parameter in place: `rule(param, grad, state, step, **hyperparameters)`. `state` is a
 dict, empty before the first step; `step` is 1 at the first step. Formulas and defaults are torch.optim's;
-arithmetic is in the dtype of `param`. Nothing is checked: see `fastopt.functional` for that.
+arithmetic is in the dtype of `param`. Where the step depends on norms of the whole parameter, the function returns the
+factors that come of them: of the gradient, of its coupled weight decay, or of the rate. Nothing is checked: see
+`fastopt.functional` for that.
 
 >>> import numpy as np
 >>> w, state = np.array([1.0, 2.0]), {}
@@ -21,6 +23,10 @@ def prepared(param, grad, maximize, weight_decay):
     if weight_decay:
         g = g + weight_decay * param
     return g
+
+
+def norm_of(array):
+    return np.sqrt(np.sum(np.square(np.abs(array), dtype=np.float64)))
 
 
 def slot(state, name, param, value=0.0):
@@ -93,6 +99,47 @@ def adam(param, grad, state, step, *, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, wei
     if decoupled_weight_decay:
         update = update + weight_decay * param
     param -= lr * update
+
+
+def lamb(param, grad, state, step, *, lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.0, maximize=False):
+    beta1, beta2 = betas
+    g = prepared(param, grad, maximize, 0.0)
+    m, v = slot(state, "exp_avg", param), slot(state, "exp_avg_sq", param)
+    m[...] = beta1 * m + (1 - beta1) * g
+    v[...] = beta2 * v + (1 - beta2) * g * g
+    u = m / (1 - beta1**step) / (np.sqrt(v) / np.sqrt(1 - beta2**step) + eps) + weight_decay * param
+    norm, length = norm_of(param), norm_of(u)
+    rate = norm / length if norm and length else 1.0
+    param -= lr * rate * u
+    return {"rate": rate}
+
+
+def lars(param, grad, state, step, *, lr=1.0, momentum=0.9, weight_decay=0.0, trust_coefficient=1e-3, eps=1e-8,
+         nesterov=False, maximize=False):
+    g = prepared(param, grad, maximize, 0.0)
+    norm, divisor = norm_of(param), norm_of(g) + weight_decay * norm_of(param) + eps
+    factor = trust_coefficient * norm / divisor if norm and divisor else 1.0
+    g = lr * factor * (g + weight_decay * param)
+    if momentum:
+        b = slot(state, "momentum_buffer", param)
+        b[...] = momentum * b - g
+        param += momentum * b - g if nesterov else b
+    else:
+        param -= g
+    return {"gradient": factor, "decay": factor}
+
+
+def novograd(param, grad, state, step, *, lr=1e-2, betas=(0.95, 0.98), eps=1e-8, weight_decay=0.0,
+             grad_averaging=False, maximize=False):
+    beta1, beta2 = betas
+    g = prepared(param, grad, maximize, 0.0)
+    m, square = slot(state, "exp_avg", param), norm_of(g) ** 2
+    v = state["exp_avg_sq"] = square if step == 1 else beta2 * state["exp_avg_sq"] + (1 - beta2) * square
+    share = 1 - beta1 if grad_averaging else 1.0
+    factor = 1 / (np.sqrt(v) + eps or 1.0)
+    m[...] = beta1 * m + share * (factor * g + weight_decay * param)
+    param -= lr * m
+    return {"gradient": factor}
 
 
 def adamw(param, grad, state, step, *, weight_decay=1e-2, **hyperparameters):

@@ -56,6 +56,11 @@ class Method:
         return self.optimizer.rule is not None and self.optimizer.sparse != "only"
 
     @property
+    def layerwise(self):
+        """Whether its step depends on the whole of a parameter, so that it may not be cut into several."""
+        return bool(self.optimizer.needs)
+
+    @property
     def in_torch(self):
         """Whether torch.optim has it."""
         return self.optimizer.in_torch
@@ -217,6 +222,33 @@ METHODS = (
         variants=({}, {"etas": (0.3, 1.5), "step_sizes": (1e-3, 0.05), "maximize": True}),
         digits={"lr": 3e-3, "step_sizes": (1e-6, 3e-3)},
         full_batch=True,
+    ),
+    Method(
+        optimizers.LAMB,
+        source="You et al. 2020",
+        lr=0.02,
+        rosenbrock={"lr": 0.005},
+        variants=({}, {"weight_decay": 0.1, "maximize": True, "betas": (0.5, 0.9), "eps": 1e-3}),
+    ),
+    Method(
+        optimizers.LARS,
+        source="You, Gitman, Ginsburg 2017",
+        lr=1.0,
+        variants=(
+            {},
+            {"momentum": 0.0, "weight_decay": 0.1, "maximize": True},
+            {"nesterov": True, "trust_coefficient": 0.01, "weight_decay": 0.05, "eps": 0.0},
+        ),
+    ),
+    Method(
+        optimizers.NovoGrad,
+        source="Ginsburg et al. 2019",
+        lr=0.01,
+        variants=(
+            {},
+            {"grad_averaging": True, "weight_decay": 0.1, "maximize": True},
+            {"betas": (0.5, 0.9), "eps": 1e-3},
+        ),
     ),
     Method(
         optimizers.SparseAdam,

@@ -57,7 +57,7 @@ def of_method(rng, seed):
             optimizer.accumulate(rows[1])
 
     def go_on():
-        if optimizer._engine.pipeline and optimizer._engine.pipeline.weight:
+        if optimizer._engine.pipeline and optimizer._engine.pipeline.sums.weight:
             optimizer.step()
         step(method, optimizer, rows[2])
 

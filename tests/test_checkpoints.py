@@ -153,7 +153,8 @@ def test_checkpoints_of_other_methods_are_refused_where_keys_differ():
                 refused(optimizer, params, saved)
             except pytest.fail.Exception:
                 loads.add((method.name, other.name))
-    assert loads == {("AdamW", "Adam"), ("RAdam", "Adam"), ("SparseAdam", "Adam"), ("SparseAdam", "RAdam")}
+    assert loads == {("AdamW", "Adam"), ("RAdam", "Adam"), ("LAMB", "Adam"), ("LAMB", "AdamW"), ("LAMB", "RAdam"),
+                     ("SparseAdam", "Adam"), ("SparseAdam", "RAdam"), ("SparseAdam", "LAMB")}
 
 
 @every_case

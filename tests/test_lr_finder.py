@@ -517,4 +517,4 @@ def test_a_signal_at_any_bytecode_puts_all_back():
 def everything(optimizer, w, average):
     pipeline = optimizer._engine.pipeline
     return (w.tolist(), repr(optimizer.state_dict()), optimizer.last_step, average.averages[0].tolist(),
-            average.n_averaged, pipeline.weight, pipeline.taken()[0].tolist())
+            average.n_averaged, pipeline.sums.weight, pipeline.sums.taken(optimizer._engine)[0].tolist())

@@ -237,15 +237,15 @@ class Twin:
         lr *= scale
         apart = decoupled(self.method, options) and ("cautious" in stages or "cautious_weight_decay" in stages)
         if "weight_decay" in self.options:
-            options["weight_decay"] = 0.0 if apart else weight_decay
+            # norms of an update are with its decay
+            options["weight_decay"] = 0.0 if apart and not self.method.layerwise else weight_decay
         h = -g if options.get("maximize") else g
         h = h if decoupled(self.method, options) else h + weight_decay * q
         for name in self.method.optimizer.fixed:
             options.pop(name, None)
 
         def rule(param, state, lr):
-            self.method.reference(param, g, state, self.counts[i], lr=lr, **options)
-            return param
+            return param, self.method.reference(param, g, state, self.counts[i], lr=lr, **options) or {}
 
         if "clip_update" in stages:
             state = copy.deepcopy(self.states[i])
@@ -253,7 +253,12 @@ class Twin:
             v = state["exp_avg_sq"] / (1 - options["betas"][1] ** self.counts[i])
             rms = np.sqrt(np.mean(h * h / np.maximum(v, options["eps"] ** 2))) if q.size else 0.0
             lr /= max(1.0, rms / stages["clip_update"])
-        p = rule(q.copy(), self.states[i], lr)
+        p, factors = rule(q.copy(), self.states[i], lr)
+        lr *= factors.get("rate", 1.0)
+        if self.method.layerwise:
+            h = factors.get("gradient", 1.0) * (-g if options.get("maximize") else g)
+            h = h if decoupled(self.method, options) else h + factors.get("decay", 1.0) * weight_decay * q
+            p = p + lr * weight_decay * q if apart else p
         if stages.get("cautious"):
             mask = (q - p) * h > 0
             share = max(mask.mean(), 1e-3) if q.size and stages["cautious"] is True else 1.0

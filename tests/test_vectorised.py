@@ -41,6 +41,7 @@ NORMS = {
 }
 MEASURES = {
     "dot": (("cvtps2pd", "mulpd", PLAIN), ("mulpd", PLAIN)),
+    "square": ((), ("mulpd", PLAIN)),  # of float32: near_sum
     "distance": (("cvtps2pd", "subpd", "mulpd", PLAIN), ("subpd", "mulpd", PLAIN)),
     "absolute": (("cvtps2pd", "andpd", PLAIN), ("andpd", PLAIN)),
     "agreement": ((r"cmp\w*ps",), (r"cmp\w*pd",)),

@@ -29,7 +29,7 @@ def everything(optimizer, params, averages=()):
     """All that a step changes, as text."""
     averaged = [(average.n_averaged, [own.tolist() for own in average.averages]) for average in averages]
     return repr(([param.tolist() for param in params], optimizer.state_dict(), optimizer.step_count,
-                 optimizer.last_step, averaged, optimizer._engine.pipeline and optimizer._engine.pipeline.weight))
+                 optimizer.last_step, averaged, optimizer._engine.pipeline and optimizer._engine.pipeline.sums.weight))
 
 
 def first_step(optimizer, grads):
@@ -288,7 +288,7 @@ def test_what_is_done_beside_a_running_step_is_refused_or_whole(beside):
     def run():
         while not stop.is_set():
             try:
-                optimizer.step(None if optimizer._engine.pipeline and optimizer._engine.pipeline.weight else grads)
+                optimizer.step(None if optimizer._engine.pipeline and optimizer._engine.pipeline.sums.weight else grads)
             except (RuntimeError, ValueError) as error:
                 assert "in use" in str(error) or "accumulate" in str(error)
 

@@ -193,6 +193,8 @@ def numba(work):
 
     if work.row.name not in numba_loops.LOOPS:
         return None
+    if work.row.name not in numba_loops.LOOPS:
+        return None
     return Step(numba_loops.step(work.row, work.params, work.grads, work.states, work.threads))
 
 

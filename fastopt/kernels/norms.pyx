@@ -116,3 +116,14 @@ def power_sum(list arrays not None, double order, double unit=1.0, level=None):
                 part = array_sum(power, data, size, wide, pairs, order, unit)
         sum = joined(sum, part, order > DBL_MAX)
     return sum
+
+
+def trust_ratios(double[:] squares, double[:] others, double rate):
+    """rate sqrt(a / b) for each pair of sums of squares; 1 where one of them is 0."""
+    cdef Py_ssize_t i
+    cdef double[::1] ratios
+    result = np.empty(squares.shape[0])
+    ratios = result
+    for i in range(squares.shape[0]):
+        ratios[i] = 1 if squares[i] == 0 or others[i] == 0 else rate * sqrt(squares[i] / others[i])
+    return result

@@ -68,6 +68,7 @@ cdef int fill(Scalars *scalars, tuple values) except -1:
 # in the order of tables.pxd
 OPERAND_NAMES = ("param", "gradient", "prepared", "update", "move", *(f"before{k}" for k in range(STATES)),
                  *(f"after{k}" for k in range(STATES)))
+ALONE = ("square", "absolute")  # sums of one operand
 FACTOR_NAMES = ("gradient", "decay", "rate", "mask")
 
 # of a gradient that is neither scaled nor limited, without weight decay: see Plan.run
@@ -144,13 +145,16 @@ cdef class Plan(Hold):
     cdef list followers            # keeps the arrays of the stages alive,
     cdef list follower_memory      # and the pointers to them
     cdef object units              # keeps the numbers of the units alive
-    cdef object factors            # and the factors of the step
-    cdef Py_ssize_t scalars        # numbers that each parameter has beside its state arrays
+    cdef Memory factors            # of the step
+    cdef tuple asked               # the sums that were asked for last
+    cdef Py_ssize_t scalars        # numbers that each parameter has beside its state arrays,
+    cdef Py_ssize_t shared         # and that those of a cohort have in common: all or none
+    cdef bint rehearsed            # every step has factors
 
-    def __cinit__(self, str rule, level=None, Py_ssize_t scalars=0):
+    def __cinit__(self, str rule, level=None, Py_ssize_t scalars=0, bint shared=True, bint rehearsed=False):
         if scalars > SCALARS:
             raise ValueError(f"a parameter has at most {SCALARS} scalars, got {scalars}")
-        self.scalars = scalars
+        self.scalars, self.shared, self.rehearsed = scalars, scalars if shared else 0, rehearsed
         self.takes_dense, self.takes_sparse = True, False
         self.level = level or simd.level()
         threads.get_num_threads()  # a wrong environment variable is told here, before any step
@@ -164,7 +168,7 @@ cdef class Plan(Hold):
         self.guarded, self.kept = [], []
         self.watched, self.written = Watched(), Written()
         self.items, self.gradients, self.cohorts, self.sums = Memory(), Memory(), Memory(), Memory()
-        self.cleared_memory = Memory()
+        self.cleared_memory, self.factors = Memory(), Memory()
         for k in range(2):
             self.walk.power[k] = <sum_t>PyCapsule_GetPointer(table.SUMS["power"][k], "fastopt.rule")
             self.walk.limited[k] = <sum_t>PyCapsule_GetPointer(table.SUMS["limited"][k], "fastopt.rule")
@@ -193,7 +197,7 @@ cdef class Plan(Hold):
                 for i in range(self.walk.count):
                     self.kept[i] = None
             self.walk.units = self.walk.factors = NULL
-            self.given = self.units = self.factors = self.noted = None
+            self.given = self.units = self.noted = None
             self.begun = False
         self.owner = 0
         return 0
@@ -652,6 +656,38 @@ cdef class Plan(Hold):
             f"(None skips one), got {len(gradients)}"
         )
 
+    def every_scalar(self):
+        """The numbers that parameters have beside their state arrays: shape (parameters, scalars)."""
+        cdef Py_ssize_t i, k
+        cdef double[:, ::1] values
+        result = np.empty((self.walk.count, self.scalars))
+        values = result
+        for i in range(self.walk.count):
+            for k in range(self.scalars):
+                values[i, k] = self.walk.items[i].scalar[k]
+        return result
+
+    cdef int set_every_scalar(self, double[:, ::1] values) except -1:
+        """Sets them for the parameters that have made the step."""
+        cdef Py_ssize_t i, k
+        for i in range(self.walk.count):
+            if self.walk.gradients[i].width != 0:
+                for k in range(self.scalars):
+                    self.walk.items[i].scalar[k] = values[i, k]
+        return 0
+
+    def cohorts_of(self):
+        """The number of each parameter's cohort, in this step; -1 without a gradient. None: all are in one."""
+        cdef Py_ssize_t i
+        cdef Py_ssize_t[::1] values
+        if self.cohort_count == 1:
+            return None
+        result = np.empty(self.walk.count, np.intp)
+        values = result
+        for i in range(self.walk.count):
+            values[i] = self.walk.items[i].cohort if self.walk.gradients[i].width != 0 else -1
+        return result
+
     def bind(self, list gradients not None):
         """Keeps these gradients for every begin(None) from now on; None in the list skips a parameter."""
         cdef Py_ssize_t i
@@ -708,9 +744,9 @@ cdef class Plan(Hold):
             cohort.step += 1
             memcpy(cohort.scalar, cohort.after, sizeof(cohort.after))
             group = groups[cohort.group]
-            answered = None if self.scalars else group.answer(cohort.step)
+            answered = None if self.shared else group.answer(cohort.step)
             if answered is None:
-                answered = engine.answer(cohort.group, cohort.step, numbers(cohort.scalar, self.scalars))
+                answered = engine.answer(cohort.group, cohort.step, numbers(cohort.scalar, self.shared))
             if answered is None:
                 return False
             answers.append(answered)
@@ -766,7 +802,7 @@ cdef class Plan(Hold):
             self.find_written()
         self.cohort_count = 0
         self.elements = 0
-        self.alike = self.rule is not None and not self.walk.staged and self.takes_dense
+        self.alike = self.rule is not None and not self.rehearsed and not self.walk.staged and self.takes_dense
         clear = self.walk.zero and self.cleared != NULL  # the gradients are known to overlap nothing
         i = 0
         while i < self.walk.count:
@@ -812,7 +848,7 @@ cdef class Plan(Hold):
         if self.walk.zero and not clear:
             self.check_clearing(gradients)
         return [(self.walk.cohorts[k].group, self.walk.cohorts[k].step,
-                 numbers(self.walk.cohorts[k].scalar, self.scalars)) for k in range(self.cohort_count)]
+                 numbers(self.walk.cohorts[k].scalar, self.shared)) for k in range(self.cohort_count)]
 
     cdef Py_ssize_t look_at_plain(self, Py_ssize_t i, list gradients, bint bound, bint clear) noexcept:
         """Looks at the parameters from `i` on, up to one of which anything is not as it nearly always is."""
@@ -828,7 +864,7 @@ cdef class Plan(Hold):
         if self.cohort_count == 0 or not self.takes_dense:
             return i
         while item < end:
-            if not belongs(item, cohort, self.scalars):
+            if not belongs(item, cohort, self.shared):
                 k = self.cohort_of(item)
                 if k < 0:
                     break
@@ -869,7 +905,7 @@ cdef class Plan(Hold):
     cdef Py_ssize_t cohort_of(self, const Item *item) noexcept:
         """The cohort of this step that an item belongs to; -1: there is none yet."""
         cdef Py_ssize_t k = self.cohort_count - 1  # items come group by group: the last one nearly always fits
-        while k >= 0 and not belongs(item, &self.walk.cohorts[k], self.scalars):
+        while k >= 0 and not belongs(item, &self.walk.cohorts[k], self.shared):
             k -= 1
         return k
 
@@ -966,8 +1002,8 @@ cdef class Plan(Hold):
         for k in range(self.cohort_count):
             cohort = &self.walk.cohorts[k]
             prepare, rule, after = coefficients[k]
-            if len(after) != self.scalars:
-                raise ValueError(f"the parameters have {self.scalars} scalars, got {len(after)}")
+            if len(after) != self.shared:
+                raise ValueError(f"the parameters of a cohort share {self.shared} scalars, got {len(after)}")
             if rule is None and self.number < 0:
                 cohort.loop[0] = cohort.loop[1] = NULL
                 continue
@@ -976,7 +1012,7 @@ cdef class Plan(Hold):
                 raise ValueError(f"a step of the rule {self.rule!r} needs its coefficients, got {rule!r}")
             scale, coupled, decay, limit = prepare
             write(&cohort.rule, rule.own, rule.count)
-            for i in range(self.scalars):
+            for i in range(self.shared):
                 cohort.after[i] = after[i]
             cohort.prepare.f64[1], cohort.prepare.f64[3] = clean64(coupled), clean64(limit)
             cohort.prepare.f32[1], cohort.prepare.f32[3] = <float>cohort.prepare.f64[1], <float>cohort.prepare.f64[3]
@@ -1017,7 +1053,8 @@ cdef class Plan(Hold):
         finally:
             self.walk.staged = staged
 
-    def run(self, list coefficients not None, num_threads=None, then=None, dict factors=None):
+    def run(self, list coefficients not None, num_threads=None, then=None, dict factors=None,
+            double[:, ::1] scalars=None):
         """Makes the step, and counts it before a signal can be delivered.
 
         `coefficients` has for each cohort: (scale of the gradient, coupled decay, decoupled decay, limit of an element
@@ -1025,78 +1062,70 @@ cdef class Plan(Hold):
         what else the step counts: see finish().
 
         `factors` has, by name, an array with a number for each parameter: "gradient" multiplies its scale, "decay" its
-        coupled decay, "rate" its update and its decoupled decay, "mask" what `cautious` leaves of the update.
+        coupled decay, "rate" its update and its decoupled decay, "mask" what `cautious` leaves of the update. `scalars`
+        has those after the step of all parameters, where cohorts do not share them.
 
         Returns what take_sums() asked for, or None: of each parameter the 2-norms of g, of p and of the update.
         """
         cdef bint staged
+        if scalars is not None and (scalars.shape[0] != self.walk.count or scalars.shape[1] != self.scalars):
+            raise ValueError(f"scalars must have shape {(self.walk.count, self.scalars)}")
         self.set_factors(factors)
         staged = self.walk.staged or factors is not None
         self.answer(coefficients, UPDATE if staged and (factors is not None or self.walk.cautious or self.walk.careful)
                     else 0)
         self.go(STAGED if staged else STEP, num_threads)
+        if scalars is not None:
+            self.set_every_scalar(scalars)
         self.count(then)
         return self.norms() if self.walk.sums_taken else None
 
     cdef int set_factors(self, dict factors) except -1:
         """Puts the factors of a step into one table: see run()."""
-        cdef double[:, ::1] values
+        cdef double[:] values
+        cdef double *table
+        cdef Py_ssize_t i
+        cdef int k
         self.walk.factors = NULL
         if factors is None:
             return 0
         self.check_dense()
-        table = np.ones((max(1, self.walk.count), FACTORS))
+        table = <double*>self.factors.grow((self.walk.count + 1) * FACTORS * sizeof(double))
+        for i in range(self.walk.count * FACTORS):
+            table[i] = 1
         for name, numbers in factors.items():
             if name not in FACTOR_NAMES:
                 raise ValueError(f"factors may be {', '.join(FACTOR_NAMES)}, got {name!r}")
-            if np.shape(numbers) != (self.walk.count,):
-                raise ValueError(f"factor {name!r} must have shape {(self.walk.count,)}, got {np.shape(numbers)}")
-            table[: self.walk.count, FACTOR_NAMES.index(name)] = numbers
-        values = self.factors = table
-        self.walk.factors = &values[0, 0]
+            values = numbers
+            if values.shape[0] != self.walk.count:
+                raise ValueError(f"factor {name!r} must have shape {(self.walk.count,)}, got {(values.shape[0],)}")
+            k = FACTOR_NAMES.index(name)
+            for i in range(self.walk.count):
+                table[i * FACTORS + k] = clean64(values[i])
+        self.walk.factors = table
         return 0
 
     def measure(self, list coefficients not None, what, num_threads=None, *, list constants=None, dict factors=None):
         """Sums what the step that run() would make with these coefficients and factors would do; nothing is changed.
 
         `what` names the sums: (kind, operand) or (kind, operand, operand). Kinds: "dot" (sum a b), "distance"
-        (sum (a - b)^2), "absolute" (sum |a|), "agreement" (how many elements of both have one sign), "ratio"
+        (sum (a - b)^2), "square" (sum a^2), "absolute" (sum |a|), "agreement" (how many elements of both have one sign), "ratio"
         (sum a^2 / max(k0 b, k1), with k0 and k1 of each cohort in `constants`). Operands: "param"; "gradient", scaled
         and limited; "prepared", with coupled decay; "update", that of the rule; "move", with decoupled decay;
         "before0", ... the state arrays, and "after0", ... those after the step. Returns an array of shape (parameters,
         sums), 0 for a parameter without a gradient.
         """
-        cdef int k, a, b, count = 0
-        cdef bint ruled = False
+        cdef int k
         cdef Scalars *own
-        cdef Measure *measure
-        if not 0 < len(what) <= MEASURES:
-            raise ValueError(f"there must be 1 to {MEASURES} sums at a time, got {len(what)}")
-        table = simd.table(self.level).MEASURES
-        self.walk.rehearses = self.walk.moves = self.walk.bares = False
-        for kind, *operands in what:
-            if kind not in table:
-                raise ValueError(f"a sum must be one of {', '.join(table)}, got {kind!r}")
-            unknown = [name for name in operands if name not in OPERAND_NAMES]
-            if unknown or len(operands) != (1 if kind == "absolute" else 2):
-                raise ValueError(f"{kind} needs {1 if kind == 'absolute' else 2} of the operands "
-                                 f"{', '.join(OPERAND_NAMES)}, got {', '.join(map(repr, operands))}")
-            a, b = OPERAND_NAMES.index(operands[0]), OPERAND_NAMES.index(operands[len(operands) - 1])
-            measure = &self.walk.measure[count]
-            measure.a, measure.b = a, b
-            for k in range(2):
-                measure.sum[k] = <measure_t>PyCapsule_GetPointer(table[kind][k], "fastopt.rule")
-            for k in (a, b):
-                if k >= BEFORE:
-                    self.check_slot(k - (AFTER if k >= AFTER else BEFORE))
-                ruled |= k == RULED or k == MOVED
-                self.walk.rehearses |= ruled or k >= AFTER
-                self.walk.moves |= k == MOVED
-                self.walk.bares |= k == GRADIENT
-            count += 1
-        self.walk.measures = count
+        if what is not self.asked:
+            self.asked = None
+            self.ask(what)
+            self.asked = what if type(what) is tuple else None
+        for k in range(STATES):
+            if self.walk.slots >> k & 1:
+                self.check_slot(k)
         self.set_factors(factors)
-        self.answer(coefficients, UPDATE if ruled else ADVANCE)
+        self.answer(coefficients, UPDATE if self.walk.ruled else ADVANCE)
         for k in range(self.cohort_count):
             own = &self.walk.cohorts[k].constants
             if constants is not None:
@@ -1105,7 +1134,39 @@ cdef class Plan(Hold):
                 own.f64[1] = max(own.f64[1], DBL_MIN)
         self.reserve_sums(0)
         self.sweep(REHEARSE, num_threads)
-        return self.collect(count, False, True)
+        return self.collect(self.walk.measures, False, True)
+
+    cdef int ask(self, what) except -1:
+        """Finds the sums that measure() is to take."""
+        cdef int k, a, b, count = 0
+        cdef Measure *measure
+        if not 0 < len(what) <= MEASURES:
+            raise ValueError(f"there must be 1 to {MEASURES} sums at a time, got {len(what)}")
+        table = simd.table(self.level).MEASURES
+        self.walk.rehearses = self.walk.ruled = self.walk.moves = self.walk.bares = False
+        self.walk.slots = 0
+        for kind, *operands in what:
+            if kind not in table:
+                raise ValueError(f"a sum must be one of {', '.join(table)}, got {kind!r}")
+            unknown = [name for name in operands if name not in OPERAND_NAMES]
+            if unknown or len(operands) != (1 if kind in ALONE else 2):
+                raise ValueError(f"{kind} needs {1 if kind in ALONE else 2} of the operands "
+                                 f"{', '.join(OPERAND_NAMES)}, got {', '.join(map(repr, operands))}")
+            a, b = OPERAND_NAMES.index(operands[0]), OPERAND_NAMES.index(operands[len(operands) - 1])
+            measure = &self.walk.measure[count]
+            measure.a, measure.b = a, b
+            for k in range(2):
+                measure.sum[k] = <measure_t>PyCapsule_GetPointer(table[kind][k], "fastopt.rule")
+            for k in (a, b):
+                if k >= BEFORE:
+                    self.walk.slots |= 1 << (k - (AFTER if k >= AFTER else BEFORE))
+                self.walk.ruled |= k == RULED or k == MOVED
+                self.walk.rehearses |= self.walk.ruled or k >= AFTER
+                self.walk.moves |= k == MOVED
+                self.walk.bares |= k == GRADIENT
+            count += 1
+        self.walk.measures = count
+        return 0
 
     cdef int check_slot(self, int slot) except -1:
         """Raises unless every parameter that takes part has the state array."""
@@ -1353,7 +1414,7 @@ cdef class Plan(Hold):
         cdef Cohort *cohort
         for i in range(self.walk.count):
             self.walk.items[i].step += self.walk.gradients[i].width != 0
-        if self.scalars:
+        if self.shared:
             for i in range(self.walk.count):
                 if self.walk.gradients[i].width != 0:
                     cohort = &self.walk.cohorts[self.walk.items[i].cohort]

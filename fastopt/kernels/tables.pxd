@@ -116,7 +116,9 @@ cdef struct Walk:
     moved_t moved[2]
     Measure measure[MEASURES]  # ahead of a step
     int measures
-    bint rehearses           # they need what the rule would do,
+    int slots                # bits: the state arrays that they need
+    bint ruled               # they need the update,
+    bint rehearses           # or anything that the rule would do,
     bint moves               # what that takes off the parameter in all,
     bint bares               # and the gradient without coupled weight decay
 

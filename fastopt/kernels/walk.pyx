@@ -217,6 +217,8 @@ cdef bint prepare_as(const Walk *w, const Cohort *cohort, Py_ssize_t k, Scalars 
     c[0] = cohort.prepare
     c.f64[1] *= factors[OF_DECAY]
     c.f32[1] = <float>c.f64[1]
+    c.f64[3] *= fabs(factors[OF_GRADIENT])  # of what is scaled by all but this
+    c.f32[3] = <float>c.f64[3]
     set_scale(c, cohort.prepare.f64[0] * factors[OF_GRADIENT])
     return c.f64[0] != 1 or c.f64[1] != 0 or c.f64[3] != 0
 
@@ -353,6 +355,7 @@ cdef apart rehearse(const Walk *w, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi) n
         next_n = hi - lo - n if hi - lo - n < PIECE else PIECE
         fastopt_prefetch(gradient.data + (lo + n) * gradient.width, next_n * gradient.width)
         piece[PARAM] = item.param + lo * item.width
+        fastopt_prefetch(piece[PARAM] + n * item.width, next_n * item.width)
         piece[PREPARED] = ready(w, item, gradient, common, prepared, lo, n, scratch)
         piece[GRADIENT] = piece[PREPARED]
         if w.bares and common.f64[1] != 0:

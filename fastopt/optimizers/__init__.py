@@ -10,9 +10,12 @@ from .asgd import ASGD
 from .base import Optimizer
 from .hooks import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from .hybrid import MuonAdamW
+from .lamb import LAMB
+from .lars import LARS
 from .lbfgs import LBFGS
 from .muon import Muon
 from .nadam import NAdam
+from .novograd import NovoGrad
 from .radam import RAdam
 from .rmsprop import RMSprop
 from .rprop import Rprop
@@ -21,6 +24,8 @@ from .sparse_adam import SparseAdam
 
 __all__ = [
     "ASGD",
+    "LAMB",
+    "LARS",
     "LBFGS",
     "SGD",
     "Adadelta",
@@ -32,6 +37,7 @@ __all__ = [
     "Muon",
     "MuonAdamW",
     "NAdam",
+    "NovoGrad",
     "Optimizer",
     "RAdam",
     "RMSprop",

@@ -12,6 +12,7 @@ from ..interrupts import uninterrupted
 from ..kernels.arrays import aligned, as_array
 from ..kernels.checks import called, check_parameter, flat
 from ..kernels.hold import exclusive
+from ..stages import Stages, Step
 from .checkpoint import match, match_stages, pack
 from .engine import Engine, Front
 from .hooks import ANY_HOOKS, GLOBAL_POST, GLOBAL_PRE, Hooked
@@ -229,10 +230,10 @@ class Optimizer(Method, Hooked, Front):
     def _check_alone(self, what):
         """Raises where something beside the state has the shape of a parameter."""
         pipeline = self._engine.pipeline
-        if pipeline is not None and pipeline.stages.average:
+        if pipeline is not None and pipeline.options.average:
             raise ValueError(f"{what} does not change the averages of set_stages(): take them out first, and make new "
                              "ones afterwards")
-        if pipeline is not None and pipeline.weight:
+        if pipeline is not None and pipeline.sums.weight:
             raise ValueError(f"{what} while gradients are accumulated: step first")
         if self._plan.lent:
             raise ValueError(f"{what} while averages are in the parameters")
@@ -536,15 +537,11 @@ class Optimizer(Method, Hooked, Front):
         >>> w, opt.last_step.grad_norm
         (array([-0.6, -0.8]), 5.0)
         """
-        from .stages import Stages
-
         self._engine.set_stages(Stages(**options))
 
     @property
     def last_step(self) -> Any:
         """What the last step with stages did: see `fastopt.stages.Step`."""
-        from .stages import Step
-
         pipeline = self._engine.pipeline
         return Step() if pipeline is None else pipeline.last
 

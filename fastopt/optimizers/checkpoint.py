@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import number
+from ..checks import nonnegative, number, positive, whole
 from ..kernels.arrays import full_like
 from .settings import KEPT, NOT_TORCHS, TORCH_ONLY, at, is_schedule, plain
 from .state import fitted, judging, step_count
@@ -44,7 +44,8 @@ def pack_state(engine, position, settings):
     scalars = engine.get_scalars(position) if step else method.scalars(settings)
     # an option that was switched on since the last step needs an array that the next step would begin
     return {"step": count,
-            **{name: np.array(value, np.float32) for name, value in zip(method.scalar_slots, scalars, strict=True)},
+            **{name: np.array(value, np.float32 if method.in_torch else np.float64)
+               for name, value in zip(method.scalar_slots, scalars, strict=True)},
             **{name: full_like(plan.params[position], value)
                for name, value in method.slots(settings).items() if name not in arrays},
             **arrays}
@@ -197,4 +198,26 @@ def match_stages(engine, saved: Mapping[str, Any]):
         if not state:
             return None
         pipeline = engine.pipelines().unset(engine)
-    return pipeline, pipeline.match(state)
+    wanted, optional = ("slow", *pipeline.COUNTERS), ("accumulated", "weight")
+    missing = [name for name in wanted if state and name not in state]
+    unknown = [name for name in state if name not in {*wanted, *optional}]
+    if missing or unknown or len(state) == len(wanted) + 1:
+        raise ValueError(f"stages of the state_dict must have {wanted}, and may have {optional}; got {list(state)}")
+    slow = match_arrays(engine, "slow", state.get("slow", []), pipeline.slow)
+    with judging("stages of the state_dict"):
+        counters = {name: (nonnegative if name == "clipped" else whole)(name, state[name])
+                    for name in pipeline.COUNTERS if state}
+        weight = positive("weight", state["weight"]) if "weight" in state else 0.0
+    accumulated = match_arrays(engine, "accumulated", state["accumulated"], engine.plan.params) if weight else []
+    return pipeline, (slow, counters, accumulated, weight)
+
+
+def match_arrays(engine, name, arrays, like):
+    """Arrays of the stages, one for each parameter."""
+    what = "slow weights of Lookahead" if name == "slow" else "accumulated gradients"
+    if not isinstance(arrays, (list, tuple)):
+        raise TypeError(f"{what} of the state_dict must be a list of arrays, got {type(arrays).__name__}")
+    if len(arrays) != len(like):
+        raise ValueError(f"state_dict has {what} for {len(arrays)} parameters, this optimizer has {len(like)}")
+    return [None if array is None and name == "accumulated" else fitted(array, own, name, engine.plan.label(i))
+            for i, (array, own) in enumerate(zip(arrays, like, strict=True))]

@@ -1,16 +1,23 @@
 """Engine: the one place where a step is made."""
 
+from typing import ClassVar
 from weakref import WeakMethod
 
 import numpy as np
 
 from ..interrupts import uninterrupted
+from ..kernels import rules
 from ..kernels.arrays import full_like
 from ..kernels.plan import AS_IT_IS, Plan
 from ..kernels.threads import Threaded
 from ..kernels.watched import Settled, changed, unchanged
+from ..stages.options import Stages
+from ..stages.pipeline import Pipeline
 from .checkpoint import match_state, pack_state
+from .method import Method
 from .settings import at, is_schedule, lasts
+
+REHEARSED = "prepared", "update", "move", "after"  # operands of sums, which factors of the gradient change
 
 
 class Group(Settled):
@@ -55,10 +62,13 @@ class Engine(Threaded):
         self.touched: dict = {}  # position -> after how many steps, and the rows that `method.carried` moves on
         self.rate_now = False  # True: where the last step leaves a rate for this one, that of the settings now counts
         self.works: dict = {}  # method without a rule -> what it works in
+        self.needs: tuple = ()  # sums that factors of the methods are made of
         self.plan = self.new_plan()
 
     def new_plan(self):
-        plan = Plan(self.method.rule, scalars=len(self.method.scalar_slots))
+        method = self.method
+        plan = Plan(method.rule, scalars=len(method.scalar_slots), shared=method.scalars_shared,
+                    rehearsed=bool(method.needs))
         plan.accept(self.method.sparse, WeakMethod(self.sparse_rows))  # no cycle: memory goes with the engine
         return plan
 
@@ -97,6 +107,7 @@ class Engine(Threaded):
             self.groups.append(Group(method, options, [first + position for position in positions]))
             if method.whole and method not in self.works:
                 self.works[method] = method.new_work(self.plan.level)
+            self.needs = tuple(dict.fromkeys((*self.needs, *method.needs)))
         self.arrays += [{} for _ in params]
 
     def add_given(self, params, names):
@@ -324,6 +335,10 @@ class Engine(Threaded):
             self.give_states(plan.missing())
         if self.works:
             self.make_whole(answers, then, after)
+        elif self.needs:
+            every = [(self.groups[index].method, self.groups[index].settings, step) for index, step, _ in cohorts]
+            factors, scalars, _ = self.rehearse(answers, every)
+            plan.run(answers, self._num_threads, then, factors, scalars)
         else:
             plan.run(answers, self._num_threads, then)
 
@@ -382,6 +397,66 @@ class Engine(Threaded):
             scalars = method.advance(settings, step - 1, scalars)
         return method.coefficients(settings, step, scalars), method.advance(settings, step, scalars)
 
+    def answers(self, cohorts, adapted, scale, limit):
+        """What the plan is answered of cohorts, in a step with stages, and the settings that this comes from.
+
+        `adapted`: for each cohort the stages that make other settings of them, and with what: see `Pipeline.install`.
+        `scale`, `limit`: of the gradients.
+        """
+        answers, every = [], []
+        for (group, step, scalars), stages in zip(cohorts, adapted, strict=True):
+            settings, prepare = group.settings, group.prepare
+            if stages:
+                settings = dict(settings)
+                for stage, kind in stages:
+                    stage.adapt(settings, kind)
+                prepare = group.method.prepared(settings)
+            if scalars:
+                coefficients, after = self.with_scalars(settings, step, scalars)
+            else:
+                coefficients, after = group.coefficients(settings, step), scalars
+            sign, coupled, decay, _ = prepare
+            answers.append(((sign * scale, coupled, decay, limit), coefficients, after))
+            every.append((group.method, settings, step))
+        return answers, every
+
+    def rehearse(self, answers, every, needs=(), constants=None):
+        """(factors of each parameter, its scalars after the step, the sums that others need), of a step to be made.
+
+        See `Plan.run` and `Plan.measure`. `every` has for each cohort its method, settings and step.
+        """
+        plan, own, threads = self.plan, self.needs, self.num_threads
+        if not own:
+            return {}, None, plan.measure(answers, needs, threads, constants=constants)
+        if needs and any(operand.startswith(REHEARSED) for _, *operands in own for operand in operands):
+            sums = plan.measure(answers, (*own, *needs), threads, constants=constants)
+            return *self.factors(sums, every), sums[:, len(own) :]
+        factors, scalars = self.factors(plan.measure(answers, own, threads), every)
+        others = None
+        if needs:  # those see what comes of the factors
+            others = plan.measure(answers, needs, threads, constants=constants, factors=factors)
+        return factors, scalars, others
+
+    @np.errstate(all="ignore")
+    def factors(self, sums, every):
+        """The factors of each parameter, and its scalars after the step."""
+        plan, columns = self.plan, dict(zip(self.needs, sums.T, strict=False))
+        cohorts, numbers = plan.cohorts_of(), ()
+        scalars = None if self.method.scalars_shared else plan.every_scalar()
+        factors: dict[str, np.ndarray] = {}
+        for k, (method, settings, step) in enumerate(every):
+            which = slice(None) if cohorts is None else np.flatnonzero(cohorts == k)
+            if scalars is not None:
+                numbers = scalars[which].T
+            made = method.factors(settings, step, [columns[need][which] for need in method.needs], numbers)
+            if cohorts is None:
+                return made, scalars
+            for name, values in made.items():
+                factors.setdefault(name, np.ones(len(sums)))[which] = values
+            if scalars is not None:
+                scalars[which] = numbers.T
+        return factors, scalars
+
     def sparse_rows(self, position, gradient):
         """Checks a sparse gradient against the options, and returns the one to step with."""
         plan, method = self.plan, self.method
@@ -406,8 +481,6 @@ class Engine(Threaded):
     def stages(self):
         """The pipeline; made now if there is none."""
         if self.pipeline is None:
-            from .stages import Stages
-
             self.plan.during(self.set_stages, Stages())
         return self.pipeline
 
@@ -421,8 +494,6 @@ class Engine(Threaded):
             from .whole_stages import WholePipeline
 
             return WholePipeline
-        from .stages import Pipeline
-
         return Pipeline
 
     def adopt_stages(self, stages):
@@ -438,6 +509,35 @@ class Engine(Threaded):
     def accumulate(self, grads, weight):
         """Adds the gradients of a micro-batch, in the form of `step`, to those of the next step."""
         self.plan.during(self.stages().accumulate, grads, weight)
+
+
+    def summing(self, sums=None):
+        """An engine whose parameters are sums of this one's gradients: `sums`, if it is there, made to have all."""
+        if sums is None:
+            sums = Engine(Accumulation)
+        new = slice(len(sums.plan), None)
+        params = [full_like(param, 0.0) for param in self.plan.params[new]]
+        if params:
+            with uninterrupted():
+                sums.add_given(params, self.plan.names[new])
+        return sums
+
+
+class Accumulation(Method):
+    """Adds weighted gradients to their sum, which is the parameter. The settings are the weight."""
+
+    rule = "accumulate"
+    decays = False
+    hyperparameters: ClassVar = {}
+    state_slots = ()
+
+    @staticmethod
+    def slots(settings):
+        return {}
+
+    @staticmethod
+    def coefficients(settings, step):
+        return rules.accumulate(first=step == 1, w=settings)
 
 
 class Front:

@@ -20,6 +20,7 @@ class Method:
     hyperparameters: ClassVar[dict]  # name -> check
     state_slots: ClassVar[tuple[str, ...]]  # names of the state arrays, in the order in which the rule has them
     scalar_slots: ClassVar[tuple[str, ...]] = ()  # names of the numbers that each parameter has beside its arrays
+    scalars_shared: ClassVar[bool] = True  # parameters of one group and step have the same; False: see `factors`
     fixed: ClassVar[dict] = {}  # hyperparameters that are not arguments
 
     # ---- what it does
@@ -32,6 +33,7 @@ class Method:
     second_moment: ClassVar[str | None] = None  # the state array with the mean of squared gradients that it divides by
     rate_free: ClassVar[bool] = False  # lr is only where its step sizes begin
     rate_ahead: ClassVar[bool] = False  # `scalar_slots` hold the rate of the next step
+    needs: ClassVar[tuple[tuple[str, ...], ...]] = ()  # sums that its factors are made of: see `Plan.measure`
     settles: ClassVar[bool] = False  # the coefficients of step 2 are those of every later one
     closure: ClassVar[bool] = False  # a step takes several gradients, from its closure
 
@@ -65,6 +67,15 @@ class Method:
         A method with `scalar_slots` gets their values before the step as a third argument.
         """
         raise NotImplementedError
+
+    @staticmethod
+    def factors(settings, step, sums, scalars) -> dict[str, np.ndarray]:
+        """What a step is multiplied with in each parameter: see `Plan.run`. For a method that `needs` sums.
+
+        Called for parameters that are at one step of one group. `sums` has an array of them for each of `needs`, and
+        `scalars` for each of `scalar_slots`, if they are not shared; it is to be made what they are after the step.
+        """
+        return {}
 
     @classmethod
     def decoupled(cls, settings: Mapping[str, Any]) -> bool:

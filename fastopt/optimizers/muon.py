@@ -6,8 +6,8 @@ import numpy as np
 
 from ..checks import flag, nonnegative, numbers, one_of, whole_number
 from ..kernels.arrays import aligned
+from ..norms import norm_of, times
 from .base import Params, Rate
-from .norms import norm_of, times
 from .whole import WholeOptimizer
 
 CHUNK = 32_768  # elements: what the elementwise parts need for them stays in the second level of cache

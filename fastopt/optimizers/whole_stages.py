@@ -2,11 +2,12 @@
 
 import numpy as np
 
-from .clipping import Adaptive, GlobalNorm, ParameterNorm, Value
-from .norms import norm_of, shrunk, times
-from .stages import Pipeline
-
-MEANINGLESS = ("cautious", "cautious_weight_decay", "corrected_weight_decay", "no_decay", "lr_scale", "clip_update")
+from ..norms import norm_of, times
+from ..stages.average import Averages
+from ..stages.bounds import Bounds
+from ..stages.lookahead import Lookahead
+from ..stages.pipeline import Pipeline
+from ..stages.statistics import Statistics
 
 
 class WholePipeline(Pipeline):
@@ -16,25 +17,24 @@ class WholePipeline(Pipeline):
     """
 
     def check(self):
-        name, stages = self.engine.method.__name__, self.stages
+        name = self.engine.method.__name__
         if self.engine.method.closure:
             raise ValueError(f"{name} has no stages: it takes several gradients in a step, from its closure")
-        for option in MEANINGLESS:
-            if getattr(stages, option):
-                raise ValueError(f"{option} has no meaning for {name}: it is for methods that step each element on "
-                                 "its own")
+        for stage in self.stages:
+            if stage.elementwise:
+                raise ValueError(f"{next(iter(stage.options))} has no meaning for {name}: it is for methods that step "
+                                 "each element on its own")
         super().check()
 
     def install(self):
         self.check()
         self.grow()
         plan = self.engine.plan
-        plan.stage([], on=True, zero=self.stages.zero_grad)
+        plan.stage([], on=True, zero=any("zero" in stage.marks for stage in self.stages))
         self.engine.states_changed()
-        self.has_rows = np.array([param.ndim > 1 for param in plan.params])
 
-    def setup(self, engine, stages):
-        super().setup(engine, stages)
+    def setup(self, engine, options):
+        super().setup(engine, options)
         self.rooms = {}  # arrays to work in, so that a step allocates none
 
     def room(self, use, i):
@@ -45,66 +45,68 @@ class WholePipeline(Pipeline):
         return room
 
     @np.errstate(all="ignore")
-    def walk(self, cohorts, clip, unscale, measured, record):
-        engine, stages, plan = self.engine, self.stages, self.engine.plan
+    def make(self, course):
+        engine, plan = self.engine, self.engine.plan
+        statistics, lookahead, bounds, averages = map(self.find, (Statistics, Lookahead, Bounds, Averages))
         given = plan.taken()
         grads = [None] * len(plan)
-        for i, grad in self.scaled(given, clip, unscale, measured, record):
+        for i, grad in self.scaled(course, given):
             grads[i] = grad
         before = []
-        if stages.statistics:
+        if statistics is not None:
             for i, param in enumerate(plan.params):
                 before.append(self.room("before", i))
                 before[i][...] = param
-        moves = [(average, average._rule(average.n_averaged + 1)) for average in stages.average]
+        moves = [] if averages is None else [(average, average._rule(average.n_averaged + 1))
+                                             for average in averages.averages]
         for average, _ in moves:
             average._plan.during(average._plan.begin, plan.params)  # whatever it would refuse, it refuses now
-        looks = bool(stages.lookahead) and (engine.steps + 1) % stages.lookahead[0] == 0
+        looks = lookahead is not None and lookahead.due(course)
         differences = [self.room("difference", i) for i in range(len(plan))] if looks else []
 
         def after():
             if looks:
-                for slow, param, moved in zip(self.slow, plan.params, differences, strict=True):
+                for slow, param, moved in zip(lookahead.slow, plan.params, differences, strict=True):
                     np.subtract(param, slow, out=moved)
-                    moved *= stages.lookahead[1]
+                    moved *= lookahead.share
                     slow += moved
                     param[...] = slow
-            if stages.bounds:
+            if bounds is not None:
                 for param in plan.params:
-                    np.clip(param, *stages.bounds, out=param)
+                    np.clip(param, *bounds.bounds, out=param)
             for average, rule in moves:
                 average._plan.during(average._take_from, plan.params, rule)
-            if stages.statistics:
+            if statistics is not None:
                 norms = np.zeros((len(plan), 3))
                 for i, grad in given:
                     norms[i, 0] = norm_of([grad], 2.0)
                 for i, (old, param) in enumerate(zip(before, plan.params, strict=True)):
                     norms[i, 1:] = norm_of([param], 2.0), norm_of([np.subtract(param, old, out=old)], 2.0)
-                self.take_statistics(norms, unscale, record)
-            if stages.zero_grad:
+                statistics.take(course, norms)
+            if any("zero" in stage.marks for stage in self.stages):
                 for _, grad in given:
                     grad[...] = 0
 
-        engine.make(grads, self.counted(record), after=after)
+        engine.make(grads, self.counted(course), after=after)
 
-    def scaled(self, given, clip, unscale, measured, record):
+    def scaled(self, course, given):
         """The gradients as the rule is to have them, in the dtype of their parameters."""
-        centers = self.stages.centralize
-        norm, norms, _ = measured
-        scale = unscale
-        if isinstance(clip, GlobalNorm):
-            scale = shrunk(norm, clip.max_norm, clip.eps, unscale)
-            record.clipped = float(scale != unscale)
-        limit = clip.clip_value if isinstance(clip, Value) else 0.0
-        if scale == 1.0 and not (limit or centers or isinstance(clip, (ParameterNorm, Adaptive))):
+        course.scale = course.unscale
+        for stage in course.stages:
+            stage.before(course)
+        cutting = [stage for stage in course.stages if stage.by_unit]
+        limit = course.limit
+        if course.scale == 1.0 and not (limit or cutting):
             return given
-        units = self.units(clip, scale, limit, norms, record)
+        units = self.units(course, cutting)
+        by_row = any(stage.rows for stage in cutting)
+        centers = any(stage.centers for stage in cutting)
         scaled, first = [], 0
         for i, grad in given:
-            rows = len(grad) if grad.ndim > 1 and (centers or isinstance(clip, Adaptive)) else 1
+            rows = len(grad) if grad.ndim > 1 and by_row else 1
             out = self.room("gradient", i)
             if out.size:
-                scales, means = units[first : first + rows, :1], units[first : first + rows, 1:]
+                scales, means = (units.table[first : first + rows, k : k + 1] for k in range(2))
                 first += rows
                 flat = out.reshape(rows, -1)
                 times(grad.reshape(rows, -1), scales, flat)

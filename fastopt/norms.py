@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.norms import power_sum, run_norms
+from .kernels.norms import power_sum, run_norms
 
 
 def shrink(norm, most, eps):
