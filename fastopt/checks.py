@@ -102,6 +102,19 @@ def fractions(name, value):
     return pair(name, value, fraction)
 
 
+def three_fractions(name, value):
+    try:
+        first, second, third = value
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be three numbers, got {shown(value)}") from None
+    return fraction(f"{name}[0]", first), fraction(f"{name}[1]", second), fraction(f"{name}[2]", third)
+
+
+def optional(check):
+    """A check that lets None pass."""
+    return lambda name, value: None if value is None else check(name, value)
+
+
 def flag(name, value):
     given = item(value)
     if given is True or given is False:

@@ -29,7 +29,7 @@ class Method:
         matrices_only: whether it steps nothing but matrices, so that a model needs the hybrid with AdamW.
         closure: whether `step` needs a function that computes the loss anew, and a loss that does so exactly.
         torch_fused: whether torch.optim has a fused CPU kernel for it.
-        sign_only: whether its step depends on the sign of a gradient only, so that the rounding of a zero decides.
+        sign_only: whether only the sign of its step depends on the gradient, so that the rounding of a zero decides.
     """
 
     optimizer: type[Any]
@@ -331,6 +331,7 @@ def main(arguments=None):
     description = "Prints the README's table of methods."
     parser = Parser(prog="python -m fastopt.table", description=description)
     parser.add_argument("file", help="what fastopt bench --speed --json wrote")
+    parser.add_argument("--into", metavar="README", help="a file whose table is replaced; nothing is printed")
     return execute(parser, report, arguments)
 
 
@@ -340,7 +341,15 @@ def report(args):
             text = markdown(json.load(file)["results"])
         except (ValueError, KeyError, TypeError):
             raise Stop(f"{args.file} is not a file of fastopt bench --speed") from None
-    print(text)
+    if args.into is None:
+        print(text)
+        return
+    with open(args.into, encoding="utf-8") as file:
+        before, table, after = file.read().partition(text.splitlines()[0])
+    if not table:
+        raise Stop(f"{args.into} has no such table")
+    with open(args.into, "w", encoding="utf-8") as file:
+        file.write(before + text + after[after.index("\n\n"):])
 
 
 if __name__ == "__main__":

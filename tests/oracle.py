@@ -270,7 +270,7 @@ class Oracle:
         stages, rule, options = self.stages or {}, self.method.reference, self.settings(i)
         param, state = self.rounded(self.params[i], self.kinds[i]), self.states[i]
         fixed = self.method.optimizer.fixed
-        decoupled = (options | fixed).get("decoupled_weight_decay", False)
+        decoupled = self.method.optimizer.decoupled(self.method.options | options | fixed)
         rate = self.rate(i)
         self.counts[i] += 1
         if not grad.size:
@@ -281,7 +281,8 @@ class Oracle:
         options["lr"] *= rate
         apart = decoupled and (stages.get("cautious") or stages.get("cautious_weight_decay"))
         if "weight_decay" in options:
-            options["weight_decay"] = 0.0 if apart else decay
+            # norms of an update are with its decay
+            options["weight_decay"] = 0.0 if apart and not self.method.layerwise else decay
         ascent = -grad if options.get("maximize") else grad
         ascent = ascent if decoupled else ascent + decay * param
         if stages.get("clip_update") is not None:
@@ -291,7 +292,12 @@ class Oracle:
             ratios = ascent * ascent / np.maximum(second, options["eps"] ** 2)
             options["lr"] /= max(1.0, np.sqrt(ratios.mean()) / stages["clip_update"])
         moved = param.copy()
-        rule(moved, grad, state, self.counts[i], **options)
+        factors = rule(moved, grad, state, self.counts[i], **options) or {}
+        options["lr"] *= factors.get("rate", 1.0)
+        if self.method.layerwise:
+            ascent = factors.get("gradient", 1.0) * (-grad if options.get("maximize") else grad)
+            ascent = ascent if decoupled else ascent + factors.get("decay", 1.0) * decay * param
+            moved = moved + options["lr"] * decay * param if apart else moved
         if self.rng is not None:  # the masks compare rounded parameters
             moved = self.rounded(param - self.rounded(param - moved, self.kinds[i]), self.kinds[i])
         if stages.get("cautious"):

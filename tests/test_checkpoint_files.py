@@ -619,7 +619,8 @@ def torch_step(torch, method, optimizer, tensors, row):
 
 
 BY_TORCH = [(method, options) for method, options in EVERY
-            if not {"eps_mode", "momentum_mode"} & set(options) and method.name != "Muon"]  # torch iterates in bfloat16
+            if method.in_torch and not {"eps_mode", "momentum_mode"} & set(options)
+            and method.name != "Muon"]  # torch iterates in bfloat16
 
 
 @pytest.mark.parametrize(("method", "options"), BY_TORCH, ids=name_of)

@@ -88,6 +88,19 @@ def test_the_readme_has_the_table_of_the_code():
     assert table.markdown(speeds) in README.read_text()
 
 
+def test_the_table_is_written_into_the_readme(tmp_path):
+    if not README.exists():
+        pytest.skip("not a checkout")
+    speeds, copy, text = README.parent / "docs" / "speeds.json", tmp_path / "README.md", README.read_text()
+    copy.write_text(text.replace("Kingma, Ba 2015", "nobody"))
+    assert table.main([str(speeds), "--into", str(copy)]) == 0
+    assert copy.read_text() == text
+    copy.write_text("no table")
+    assert table.main([str(speeds), "--into", str(copy)]) != 0
+    assert copy.read_text() == "no table"
+
+
+
 def test_the_readme_example_runs(capsys):
     if not README.exists():
         pytest.skip("not a checkout")

@@ -164,7 +164,7 @@ def test_sums_and_factors_have_the_same_bits_everywhere(level, dtype, count, mon
 @pytest.mark.parametrize(("what", "message"), [
     ([], "there must be 1 to 4 sums at a time, got 0"),
     ([("dot", "param", "param")] * 5, "there must be 1 to 4 sums at a time, got 5"),
-    ([("sum", "param")], "a sum must be one of dot, distance, absolute, agreement, ratio, got 'sum'"),
+    ([("sum", "param")], "a sum must be one of dot, distance, square, absolute, agreement, ratio, got 'sum'"),
     ([("dot", "param")], "dot needs 2 of the operands param, gradient, .*, got 'param'"),
     ([("dot", "param", "state")], "dot needs 2 of the operands param, gradient, .*, got 'param', 'state'"),
     ([("dot", "before2", "param")], "parameter 0 has no state array 2"),

@@ -3,6 +3,7 @@
 import array
 import copy
 import gc
+import inspect
 import weakref
 from collections import OrderedDict, UserDict
 
@@ -417,6 +418,9 @@ def test_a_hyperparameter_that_is_changed_in_place_acts_at_the_next_step(method,
     if name not in method.hyperparameters or (method is fastopt.Adafactor and name == "eps") or name in method.fixed:
         pytest.skip("it has no such hyperparameter")
     value, new = LISTS[name]
+    default = inspect.signature(method).parameters[name].default
+    if isinstance(default, tuple):  # of three, too
+        value, new = ([*pair, *default[len(pair):]] for pair in (value, new))
     grads = np.random.default_rng(0).standard_normal((4, 2, 3))
     results = []
     for in_place in (True, False):

@@ -1096,9 +1096,9 @@ cdef class Plan(Hold):
         for name, numbers in factors.items():
             if name not in FACTOR_NAMES:
                 raise ValueError(f"factors may be {', '.join(FACTOR_NAMES)}, got {name!r}")
+            if np.shape(numbers) != (self.walk.count,):
+                raise ValueError(f"factor {name!r} must have shape {(self.walk.count,)}, got {np.shape(numbers)}")
             values = numbers
-            if values.shape[0] != self.walk.count:
-                raise ValueError(f"factor {name!r} must have shape {(self.walk.count,)}, got {(values.shape[0],)}")
             k = FACTOR_NAMES.index(name)
             for i in range(self.walk.count):
                 table[i * FACTORS + k] = clean64(values[i])
@@ -1109,11 +1109,11 @@ cdef class Plan(Hold):
         """Sums what the step that run() would make with these coefficients and factors would do; nothing is changed.
 
         `what` names the sums: (kind, operand) or (kind, operand, operand). Kinds: "dot" (sum a b), "distance"
-        (sum (a - b)^2), "square" (sum a^2), "absolute" (sum |a|), "agreement" (how many elements of both have one sign), "ratio"
-        (sum a^2 / max(k0 b, k1), with k0 and k1 of each cohort in `constants`). Operands: "param"; "gradient", scaled
-        and limited; "prepared", with coupled decay; "update", that of the rule; "move", with decoupled decay;
-        "before0", ... the state arrays, and "after0", ... those after the step. Returns an array of shape (parameters,
-        sums), 0 for a parameter without a gradient.
+        (sum (a - b)^2), "square" (sum a^2), "absolute" (sum |a|), "agreement" (how many elements of both have one
+        sign), "ratio" (sum a^2 / max(k0 b, k1), with k0 and k1 of each cohort in `constants`). Operands: "param";
+        "gradient", scaled and limited; "prepared", with coupled decay; "update", that of the rule; "move", with
+        decoupled decay; "before0", ... the state arrays, and "after0", ... those after the step. Returns an array of
+        shape (parameters, sums), 0 for a parameter without a gradient.
         """
         cdef int k
         cdef Scalars *own

@@ -12,7 +12,6 @@ from ..interrupts import uninterrupted
 from ..kernels.arrays import aligned, as_array
 from ..kernels.checks import called, check_parameter, flat
 from ..kernels.hold import exclusive
-from ..stages import Stages, Step
 from .checkpoint import match, match_stages, pack
 from .engine import Engine, Front
 from .hooks import ANY_HOOKS, GLOBAL_POST, GLOBAL_PRE, Hooked
@@ -537,12 +536,16 @@ class Optimizer(Method, Hooked, Front):
         >>> w, opt.last_step.grad_norm
         (array([-0.6, -0.8]), 5.0)
         """
+        from ..stages import Stages  # not before somebody wants some: it takes longer than all else
+
         self._engine.set_stages(Stages(**options))
 
     @property
     def last_step(self) -> Any:
         """What the last step with stages did: see `fastopt.stages.Step`."""
         pipeline = self._engine.pipeline
+        from ..stages import Step
+
         return Step() if pipeline is None else pipeline.last
 
     def accumulate(self, grads: Grads = None, weight: float = 1.0) -> None:

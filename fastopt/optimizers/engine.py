@@ -11,8 +11,6 @@ from ..kernels.arrays import full_like
 from ..kernels.plan import AS_IT_IS, Plan
 from ..kernels.threads import Threaded
 from ..kernels.watched import Settled, changed, unchanged
-from ..stages.options import Stages
-from ..stages.pipeline import Pipeline
 from .checkpoint import match_state, pack_state
 from .method import Method
 from .settings import at, is_schedule, lasts
@@ -481,6 +479,8 @@ class Engine(Threaded):
     def stages(self):
         """The pipeline; made now if there is none."""
         if self.pipeline is None:
+            from ..stages.options import Stages
+
             self.plan.during(self.set_stages, Stages())
         return self.pipeline
 
@@ -494,6 +494,8 @@ class Engine(Threaded):
             from .whole_stages import WholePipeline
 
             return WholePipeline
+        from ..stages.pipeline import Pipeline
+
         return Pipeline
 
     def adopt_stages(self, stages):

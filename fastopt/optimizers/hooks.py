@@ -9,15 +9,23 @@ Hook = Callable[..., Any]
 
 
 class Hooks(OrderedDict):
-    """Functions called in order; `add` returns a handle whose `remove()` takes the function out again."""
+    """Functions called in order; `add` returns a handle whose `remove()` takes the function out again.
+
+    `every` is a list with an entry for each function here and in other Hooks, for who asks whether there is any.
+    """
 
     ids = itertools.count()
+
+    def __init__(self, every=None):
+        super().__init__()
+        self.every = [] if every is None else every
 
     def add(self, hook, prepend=False):
         if not callable(hook):
             raise TypeError(f"hook must be callable, got {hook!r}")
         handle = Handle(self, next(Hooks.ids))
         self[handle.id] = hook
+        self.every.append(handle.id)
         if prepend:
             self.move_to_end(handle.id, last=False)
         return handle
@@ -31,7 +39,8 @@ class Handle:
 
     def remove(self) -> None:
         """Takes the hook out; a second call does nothing."""
-        self.hooks.pop(self.id, None)
+        if self.hooks.pop(self.id, None) is not None:
+            self.hooks.every.remove(self.id)
 
     def __enter__(self):
         return self
@@ -40,8 +49,8 @@ class Handle:
         self.remove()
 
 
-GLOBAL_PRE, GLOBAL_POST = Hooks(), Hooks()
-ANY_HOOKS: list[bool] = []  # not empty: there were some; a step checks this one list instead of two
+ANY_HOOKS: list[int] = []  # a step checks this one list instead of two
+GLOBAL_PRE, GLOBAL_POST = Hooks(ANY_HOOKS), Hooks(ANY_HOOKS)
 
 
 def register_optimizer_step_pre_hook(hook: Hook) -> Handle:
@@ -49,13 +58,11 @@ def register_optimizer_step_pre_hook(hook: Hook) -> Handle:
 
     The hook may return new `(args, kwargs)`. Returns a handle with `remove()`.
     """
-    ANY_HOOKS[:] = [True]
     return GLOBAL_PRE.add(hook)
 
 
 def register_optimizer_step_post_hook(hook: Hook) -> Handle:
     """Calls `hook(optimizer, args, kwargs)` after every step of every optimizer. Returns a handle with `remove()`."""
-    ANY_HOOKS[:] = [True]
     return GLOBAL_POST.add(hook)
 
 
@@ -63,8 +70,8 @@ class Hooked:
     """The hooks of one optimizer."""
 
     def _setup_hooks(self) -> None:
-        self._step_pre, self._step_post = Hooks(), Hooks()
-        self._hooked = False  # True: there were some
+        self._hooked: list[int] = []  # not empty: steps have hooks
+        self._step_pre, self._step_post = Hooks(self._hooked), Hooks(self._hooked)
         self._state_dict_pre, self._state_dict_post = Hooks(), Hooks()
         self._load_pre, self._load_post = Hooks(), Hooks()
 
@@ -73,12 +80,10 @@ class Hooked:
 
         Returns a handle with `remove()`.
         """
-        self._hooked = True
         return self._step_pre.add(hook)
 
     def register_step_post_hook(self, hook: Hook) -> Handle:
         """Calls `hook(optimizer, args, kwargs)` after each step. Returns a handle with `remove()`."""
-        self._hooked = True
         return self._step_post.add(hook)
 
     def register_state_dict_pre_hook(self, hook: Hook, prepend: bool = False) -> Handle:
