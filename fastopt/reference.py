@@ -226,6 +226,35 @@ def rprop(param, grad, state, step, *, lr=1e-2, etas=(0.5, 1.2), step_sizes=(1e-
     previous[...] = g
 
 
+def lion(param, grad, state, step, *, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, maximize=False):
+    beta1, beta2 = betas
+    g = prepared(param, grad, maximize, 0.0)
+    m = slot(state, "exp_avg", param)
+    update = np.sign(beta1 * m + (1 - beta1) * g)
+    m[...] = beta2 * m + (1 - beta2) * g
+    param -= lr * (update + weight_decay * param)
+
+
+def ademamix(param, grad, state, step, *, lr=1e-3, betas=(0.9, 0.999, 0.9999), alpha=5.0, beta3_warmup=None,
+             alpha_warmup=None, eps=1e-8, weight_decay=0.0, maximize=False):
+    beta1, beta2, beta3 = betas
+    rest3 = 1 - beta3
+    if alpha_warmup is not None:
+        alpha *= min(step / alpha_warmup, 1)
+    if beta3_warmup is not None and step < beta3_warmup:  # with log 0 = -inf for a beta of 0
+        share = step / beta3_warmup
+        with np.errstate(divide="ignore"):
+            log3 = 1 / ((1 - share) / np.log(beta1) + share / np.log(beta3))
+        beta3, rest3 = np.exp(log3), -np.expm1(log3)
+    g = prepared(param, grad, maximize, 0.0)
+    m, s, v = (slot(state, name, param) for name in ("exp_avg_fast", "exp_avg_slow", "exp_avg_sq"))
+    m[...] = beta1 * m + (1 - beta1) * g
+    s[...] = beta3 * s + rest3 * g
+    v[...] = beta2 * v + (1 - beta2) * g * g
+    update = (m / (1 - beta1**step) + alpha * s) / (np.sqrt(v / (1 - beta2**step)) + eps)
+    param -= lr * (update + weight_decay * param)
+
+
 def muon(param, grad, state, step, *, lr=1e-3, weight_decay=0.1, momentum=0.95, nesterov=True,
          ns_coefficients=(3.4445, -4.775, 2.0315), eps=1e-7, ns_steps=5, adjust_lr_fn=None):
     g = grad.astype(param.dtype)

@@ -251,6 +251,25 @@ METHODS = (
         ),
     ),
     Method(
+        optimizers.Lion,
+        sign_only=True,
+        source="Chen et al. 2023",
+        lr=0.01,
+        variants=({}, {"betas": (0.95, 0.98), "weight_decay": 0.5, "maximize": True}),
+        digits={"lr": 3e-4},
+    ),
+    Method(
+        optimizers.AdEMAMix,
+        source="Pagliardini, Ablin, Grangier 2024",
+        lr=0.05,
+        variants=(
+            {},
+            {"betas": (0.8, 0.99, 0.999), "alpha": 2.0, "weight_decay": 0.5, "maximize": True},
+            {"beta3_warmup": 3, "alpha_warmup": 5, "eps": 1e-3},
+        ),
+        digits={"lr": 1e-3},
+    ),
+    Method(
         optimizers.SparseAdam,
         source="Kingma, Ba 2015, on touched rows",
         lr=0.05,

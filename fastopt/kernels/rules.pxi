@@ -120,6 +120,24 @@ cdef inline real rprop(real g, real *prev, real *z,
     return signed(one, prev[0]) * z[0]
 
 
+# x = b1 m + (1-b1) g;  u = eta sign(x);  m = b2 m + (1-b2) g.   Chen et al. 2023, arXiv 2302.06675.
+cdef inline real lion(real g, real *m, real b1, real u1, real b2, real u2, real eta) noexcept nogil:
+    x = b1 * m[0] + u1 * g
+    m[0] = b2 * m[0] + u2 * g
+    return signed(eta, x)
+
+
+# m = b1 m + (1-b1) g;  s = b3 s + (1-b3) g;  v = b2 v + (1-b2) g^2;  u = (a m + k s) / (r sqrt(v) + eps)
+# Pagliardini, Ablin, Grangier 2024, arXiv 2409.03137. a = eta / (1-b1^t), r = 1 / sqrt(1-b2^t), k = eta alpha: s is not
+# corrected.
+cdef inline real ademamix(real g, real *m, real *s, real *v, real b1, real u1, real b2, real u2, real b3, real u3,
+                          real a, real k, real r, real eps) noexcept nogil:
+    m[0] = b1 * m[0] + u1 * g
+    s[0] = b3 * s[0] + u3 * g
+    v[0] = b2 * v[0] + u2 * g * g
+    return (a * m[0] + k * s[0]) / (root(v[0]) * r + eps)
+
+
 # ---- what is no optimizer ----------------------------------------------------------------------
 
 # p = p - w (p - g) where w < 1/2, else p = g - rest (g - p), with rest = 1 - w; a copy of g the first time. Here p is

@@ -6,6 +6,7 @@ from .adafactor import Adafactor
 from .adagrad import Adagrad
 from .adam import Adam, AdamW
 from .adamax import Adamax
+from .ademamix import AdEMAMix
 from .asgd import ASGD
 from .base import Optimizer
 from .hooks import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -13,6 +14,7 @@ from .hybrid import MuonAdamW
 from .lamb import LAMB
 from .lars import LARS
 from .lbfgs import LBFGS
+from .lion import Lion
 from .muon import Muon
 from .nadam import NAdam
 from .novograd import NovoGrad
@@ -28,12 +30,14 @@ __all__ = [
     "LARS",
     "LBFGS",
     "SGD",
+    "AdEMAMix",
     "Adadelta",
     "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
     "Adamax",
+    "Lion",
     "Muon",
     "MuonAdamW",
     "NAdam",
