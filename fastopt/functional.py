@@ -23,6 +23,7 @@ from itertools import chain
 import numpy as np
 
 from . import optimizers
+from .interrupts import uninterrupted
 from .kernels.arrays import as_array
 from .kernels.checks import check_overlap
 from .kernels.watched import same
@@ -166,6 +167,10 @@ class Calls:
         columns, plan = self.columns(states, given), engine.plan
         found = [[check_number(array, f"{name}[{i}]")
                   for i, array in enumerate(self.column(columns.get(name), name, len(plan)))] for name in self.numbers]
+        if not self.method.scalars_shared:  # else one number may be that of all
+            every = [*chain(*found), *plan.params]
+            count = len(every) - len(plan)
+            check_overlap(every, lambda i: f"number {i} of the state" if i < count else plan.label(i - count), count)
         for i in range(len(plan)):
             plan.set_scalars(i, tuple(float(column[i]) for column in found))
         return found
@@ -189,22 +194,27 @@ def door(method):
     """The function of one method."""
     calls = CALLS[method.__name__.lower()] = Calls(method)
     known, resume, numbers = calls.known, calls.resume, calls.numbers
-    plurals, defaults = calls.plurals, calls.defaults
+    plurals, defaults, most = calls.plurals, calls.defaults, len(calls.plurals) + len(calls.numbers)
 
     def function(params, grads, *states, step, num_threads=None, **given):
         first = id(params[0] if isinstance(params, (list, tuple)) and params else params)
         engine, new = known.pop(first, None), False
         if not (engine is not None and same(given, engine.options) and num_threads is engine._num_threads
-                and type(step) is int and engine.plan.take_up(params, states, step - 1)):
+                and len(states) <= most and type(step) is int and engine.plan.take_up(params, states, step - 1)):
             new = engine is None or not resume(engine, params, states, step, num_threads, given)
             if new:
                 engine = calls.begin(params, states, step, num_threads, given)
         plan = engine.plan
-        columns = calls.take_numbers(engine, states, given) if numbers else ()
-        plan.step(grads if type(grads) is list else listed(grads, "grads"), engine, num_threads)
-        for k, column in enumerate(columns):
-            for i, number in enumerate(column):
-                number[...] = plan.get_scalars(i)[k]
+        grads = grads if type(grads) is list else listed(grads, "grads")
+        if numbers:
+            columns = calls.take_numbers(engine, states, given)
+            with uninterrupted():  # a step without its numbers would be half of one
+                plan.step(grads, engine, num_threads)
+                for i in range(len(plan)):
+                    for column, value in zip(columns, plan.get_scalars(i), strict=True):
+                        column[i].fill(value)
+        else:
+            plan.step(grads, engine, num_threads)
         plan.let_go()
         if new:
             calls.keep(first, engine)
@@ -229,7 +239,7 @@ def door(method):
     function.__doc__ = DOCUMENTATION.format(
         name=method.__name__,
         slots=", ".join(plurals + numbers),
-        numbers=f" ({', '.join(numbers)}: 0-d float arrays)" if numbers else "",
+        numbers=f" ({', '.join(numbers)}: 0-d float32 or float64 arrays)" if numbers else "",
         initial=", ".join(f"{name} {value:g}" for name, value in always.items()),
         hyperparameters=", ".join(name for name in defaults if name not in method.fixed),
     )
@@ -243,8 +253,8 @@ def plural(slot, options):
 
 def check_number(array, name):
     """A number of the state: it is updated in place, so it must be a writable 0-d array."""
-    if not isinstance(array, np.ndarray) or array.shape != () or array.dtype.kind != "f" or not array.flags.writeable:
-        raise TypeError(f"{name} must be a writable 0-d float array, got {array!r}")
+    if not (isinstance(array, np.ndarray) and array.shape == () and array.dtype.char in "fd" and array.flags.writeable):
+        raise TypeError(f"{name} must be a writable 0-d float32 or float64 array, got {array!r}")
     return array
 
 

@@ -256,3 +256,23 @@ def test_sparse_rows_are_taken_where_they_can_be():
         functional.sgd([table], [rows], step=1, lr=1.0, weight_decay=0.1)
     functional.sgd([table], [rows], step=1, lr=1.0)
     np.testing.assert_array_equal(table[1], [-3.0, -3.0])
+
+
+def test_surplus_states_are_refused_in_a_known_call_too():
+    param, grad, mean, square = np.ones(3), np.ones(3), np.zeros(3), np.zeros(3)
+    functional.adam(param, grad, mean, square, step=1)
+    with pytest.raises(TypeError, match="takes its state as"):
+        functional.adam(param, grad, mean, square, None, square, step=2)
+    functional.adam(param, grad, mean, square, step=2)
+
+
+def test_numbers_that_lie_in_one_another_or_in_a_parameter_are_refused():
+    params, grads = [np.ones(3), np.ones(3)], [np.ones(3), np.ones(3)]
+    means, number = [np.zeros(3), np.zeros(3)], np.zeros(())
+    with pytest.raises(ValueError, match="share memory"):
+        functional.novograd(params, grads, means, [number, number], step=1)
+    with pytest.raises(ValueError, match="share memory"):
+        functional.novograd(params[0], grads[0], means[0], params[0][1:2].reshape(()), step=1)
+    with pytest.raises(TypeError, match="0-d float32 or float64"):
+        functional.novograd(params[0], grads[0], means[0], np.zeros((), "float16"), step=1)
+    np.testing.assert_array_equal(params, 1)

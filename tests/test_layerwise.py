@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from common import both_dtypes, inputs
+from common import both_dtypes, inputs, name_of
 
 import fastopt
 from fastopt.stages import GlobalNorm, Value
@@ -144,3 +144,11 @@ def test_cautious_masks_the_update_that_the_norm_is_of():
         rate = 0.1 * norm(q) / norm(u + 0.1 * q)
         optimizer.step(grad)
         np.testing.assert_allclose(param, q - rate * (u * (u * grad > 0) + 0.1 * q), rtol=1e-11)
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method.optimizer.scalar_slots], ids=name_of)
+def test_a_state_after_a_gradient_that_was_not_finite_loads(method):
+    optimizer, other = method.optimizer([np.ones(2)]), method.optimizer([np.ones(2)])
+    optimizer.step([np.array([np.nan, 1.0])])
+    other.load_state_dict(optimizer.state_dict())
+    assert repr(other.state) == repr(optimizer.state)

@@ -629,3 +629,15 @@ def test_trains_the_digits():
 
 def test_scipy_is_not_needed():
     assert "scipy" not in vars(sys.modules["fastopt.optimizers.muon"])
+
+
+def test_a_model_without_a_matrix_has_its_stages():
+    param, grad = np.array([3.0, -2.0]), np.ones(2)
+    optimizer = fastopt.MuonAdamW({"b": param}, adamw={"lr": 0.1})
+    average = fastopt.averages.EMA(optimizer, 0.5)
+    optimizer.set_stages(bounds=(-1, 1), statistics=True, zero_grad=True, average=average)
+    optimizer.step({"b": grad})
+    np.testing.assert_array_equal(param, [1.0, -1.0])
+    np.testing.assert_array_equal(average.averages[0], param)
+    assert optimizer.last_step.update_norms
+    assert not grad.any()

@@ -4,6 +4,7 @@ import array
 import copy
 import gc
 import inspect
+import pickle
 import weakref
 from collections import OrderedDict, UserDict
 
@@ -635,3 +636,34 @@ def test_state_stays_guarded_after_a_parameter_was_taken_out(method):
     (state,) = [array for array in optimizer._engine.arrays[0].values() if array.shape == (2, 1)]
     with pytest.raises(ValueError, match="share memory"):
         optimizer.step([state])
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
+@pytest.mark.parametrize("how", ["load", "pickle", "deepcopy"])
+def test_a_gradient_in_a_state_that_came_from_elsewhere_is_refused_at_the_first_step(method, how):
+    optimizer = method([ones()])
+    optimizer.step([ones()])
+    if how == "load":
+        other = method([ones()])
+        other.load_state_dict(optimizer.state_dict())
+    else:
+        other = copy.deepcopy(optimizer) if how == "deepcopy" else pickle.loads(pickle.dumps(optimizer))
+    arrays = [array for array in other.state.get(0, {}).values()
+              if isinstance(array, np.ndarray) and array.shape == (2, 3)]
+    if not arrays:
+        pytest.skip("it has no state of this shape")
+    with pytest.raises(ValueError, match="share memory"):
+        other.step([arrays[0]])
+    other.step([ones()])
+
+
+@pytest.mark.parametrize("method", [fastopt.AdamW, fastopt.Muon, fastopt.Adafactor, fastopt.MuonAdamW])
+def test_an_average_is_written_while_it_is_a_stage(method):
+    optimizer = method([ones()])
+    optimizer.step([ones()])
+    average = fastopt.averages.EMA(optimizer, 0.5)
+    optimizer.set_stages(average=average)
+    with pytest.raises(ValueError, match="share memory"):
+        optimizer.step([average.averages[0]])
+    optimizer.set_stages()
+    optimizer.step([average.averages[0]])

@@ -138,7 +138,7 @@ def test_it_asks_a_schedule_once_whatever_way_it_goes(name):
     assert asked == list(range(6))
 
 
-def test_gradients_may_go_while_a_schedule_runs():
+def test_the_gradients_of_a_step_are_those_that_it_was_given_whatever_a_schedule_does():
     def schedule(step):
         if step == 2:
             grads[:] = [grad * 2 for grad in grads]
@@ -148,6 +148,33 @@ def test_gradients_may_go_while_a_schedule_runs():
     optimizer, other = fastopt.SGD(params[0], lr=schedule), fastopt.SGD(params[1], lr=0.01)
     for _ in range(4):
         grads = [np.ones(3) for _ in range(COUNT)]
+        given = list(grads)
         optimizer.step(grads)
-        other.step(grads)
+        other.step(given)
     np.testing.assert_array_equal(params[0], params[1])
+
+
+def test_a_group_without_a_gradient_is_not_asked():
+    """Neither its schedules nor its options: as in the first step."""
+    asked, params, grad = [], [np.ones(2), np.ones(2)], np.ones(2)
+    optimizer = fastopt.SGD([{"params": [param], "lr": lambda t: asked.append(t) or 0.1} for param in params])
+    optimizer.step([grad, grad])
+    optimizer.step([grad, grad])
+    optimizer.param_groups[0]["lr"] = -1.0
+    del asked[:]
+    optimizer.step([None, grad])
+    assert asked == [2]
+    with pytest.raises(ValueError, match="lr must be at least 0"):
+        optimizer.step([grad, grad])
+
+
+@pytest.mark.parametrize("wrong", [[np.ones(3)], [np.ones(2, int)], [], [None, None]])
+def test_a_step_that_is_refused_asks_no_schedule(wrong):
+    asked, param = [], np.ones(2)
+    optimizer = fastopt.SGD([param], lr=lambda t: asked.append(t) or 0.1)
+    for _ in range(3):
+        optimizer.step([np.ones(2)])
+    with pytest.raises((ValueError, TypeError)):
+        optimizer.step(wrong)
+    optimizer.step([np.ones(2)])
+    assert asked == [0, 1, 2, 3]

@@ -731,39 +731,51 @@ cdef class Plan(Hold):
     cdef bint again(self, list gradients, engine, num_threads) except -1:
         """Makes a step of the cohorts of the last one, if all is as it nearly always is; else it does nothing.
 
-        It asks before it looks. No Python code runs between the look and the end of the step, so that the gradients
-        need no other owner; but where there are threads, or the GIL is released.
+        No Python code runs between the look and the end of the step, so that the gradients need no other owner; but
+        where there are threads, or the GIL is released. Where options have to be read, which may run a schedule, it
+        looks first too: a schedule is not asked in a step that will be refused, or for a group without a gradient.
         """
         cdef Py_ssize_t k
         cdef Cohort *cohort
         cdef Settled group
         cdef list groups = engine.groups, answers = []
+        cdef bint bound = gradients is None, looked = False
         self.alike = False
         for k in range(self.cohort_count):
             cohort = &self.walk.cohorts[k]
             cohort.step += 1
             memcpy(cohort.scalar, cohort.after, sizeof(cohort.after))
-            group = groups[cohort.group]
-            answered = None if self.shared else group.answer(cohort.step)
-            if answered is None:
-                answered = engine.answer(cohort.group, cohort.step, numbers(cohort.scalar, self.shared))
-            if answered is None:
-                return False
-            answers.append(answered)
         if self.walk.staged or self.lent or self.unready or not self.written.known or not self.watched.same():
             return False
-        if not self.has_bound if gradients is None else len(gradients) != self.walk.count:
+        if not self.has_bound if bound else len(gradients) != self.walk.count:
             return False
         self.begun = True
-        if gradients is None:
+        if bound:
             self.given = self.bound_gradients
         elif self.elements >= HOLD_GIL or num_threads is not None or PROCESS["num_threads"] != 1:
             self.given = self.keep(gradients)
         else:
             self.given = gradients
+        for k in range(self.cohort_count):
+            cohort = &self.walk.cohorts[k]
+            group = groups[cohort.group]
+            answered = None if self.shared else group.answer(cohort.step)
+            if answered is None:
+                if not looked:
+                    if self.given is gradients:
+                        self.given = self.keep(gradients)
+                    if self.look_at_plain(0, self.given, bound, False) < self.walk.count:
+                        return False
+                    looked = True
+                answered = engine.answer(cohort.group, cohort.step, numbers(cohort.scalar, self.shared))
+            if answered is None:
+                return False
+            answers.append(answered)
         self.answer(answers, 0)
         self.elements = 0
-        if self.look_at_plain(0, self.given, gradients is None, False) < self.walk.count:
+        if self.look_at_plain(0, self.given, bound, False) < self.walk.count:
+            return False
+        if self.given is gradients and self.elements >= HOLD_GIL:
             return False
         self.go(STEP, num_threads)
         self.count(None)
@@ -778,7 +790,7 @@ cdef class Plan(Hold):
         """
         cdef Py_ssize_t i, k
         cdef int seen
-        cdef bint clear, bound = gradients is None
+        cdef bint clear, alike, bound = gradients is None
         cdef list original = gradients
         cdef Item *item
         cdef Gradient *gradient
@@ -802,7 +814,8 @@ cdef class Plan(Hold):
             self.find_written()
         self.cohort_count = 0
         self.elements = 0
-        self.alike = self.rule is not None and not self.rehearsed and not self.walk.staged and self.takes_dense
+        self.alike = False
+        alike = self.rule is not None and not self.rehearsed and not self.walk.staged and self.takes_dense
         clear = self.walk.zero and self.cleared != NULL  # the gradients are known to overlap nothing
         i = 0
         while i < self.walk.count:
@@ -820,7 +833,7 @@ cdef class Plan(Hold):
                 gradient.rows = NULL
                 self.check_clear(i, gradient.data, item.size * item.width)
             else:
-                self.alike = False
+                alike = False
                 self.take(item, <cnp.ndarray>param, i, <object>given, gradient)
                 if not bound and len(original) != self.walk.count:
                     self.wrong_count(original)
@@ -847,8 +860,26 @@ cdef class Plan(Hold):
             self.look_at_followers()
         if self.walk.zero and not clear:
             self.check_clearing(gradients)
+        self.alike = alike
         return [(self.walk.cohorts[k].group, self.walk.cohorts[k].step,
                  numbers(self.walk.cohorts[k].scalar, self.shared)) for k in range(self.cohort_count)]
+
+    def check_apart(self):
+        """Raises if a gradient of this step lies in memory that the step writes: in what the plan got to know of since
+        begin()."""
+        cdef Py_ssize_t i
+        cdef Gradient *gradient
+        if not self.written.known:
+            self.find_written()
+        for i in range(self.walk.count):
+            gradient = &self.walk.gradients[i]
+            if gradient.width == 0:
+                continue
+            values = self.given[i]
+            if gradient.rows != NULL:
+                self.check_clear(i, gradient.data, values.stored.nbytes)
+            else:
+                self.check_clear(i, gradient.data, self.walk.items[i].size * gradient.width)
 
     cdef Py_ssize_t look_at_plain(self, Py_ssize_t i, list gradients, bint bound, bint clear) noexcept:
         """Looks at the parameters from `i` on, up to one of which anything is not as it nearly always is."""

@@ -16,6 +16,9 @@ cdef extern from "Python.h":
 cdef class Coefficients:
     """The form and the coefficients of a rule at one step, in double precision."""
 
+    def __init__(self):
+        raise TypeError("coefficients are made by a rule: rules.adam(b1=..., ...)")
+
     def named(self):
         """The same as a dict."""
         cdef int k

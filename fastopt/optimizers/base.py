@@ -752,6 +752,7 @@ class Optimizer(Method, Hooked, Front):
             self._plan.bind(saved["bound"])
         if saved["pipeline"] is not None:
             self._engine.restore_stages(saved["pipeline"])
+        engine.states_changed()
 
     def _restore_groups(self, saved):
         """Takes the groups of a pickle."""

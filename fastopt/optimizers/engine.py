@@ -225,6 +225,14 @@ class Engine(Threaded):
             self.regrouped.discard(group)
         return restarted
 
+    def give_missing(self):
+        """Makes, or shows, the state of the parameters that step for the first time."""
+        missing = self.plan.missing()
+        loaded = any(self.arrays[position] for position in missing)
+        self.give_states(missing)
+        if loaded:  # the plan has not known it until now, and a gradient may lie in it
+            self.plan.check_apart()
+
     def give_states(self, positions):
         """Makes the state arrays that parameters lack, all or none, and shows them to the plan.
 
@@ -255,8 +263,8 @@ class Engine(Threaded):
         return self.plan.get_scalars(position)
 
     def states_changed(self):
-        """Shows the plan the state that it does not hold itself: called when other arrays are the state."""
-        if self.works:
+        """Shows the plan the state that it does not hold itself: called when other arrays are the state, or stages."""
+        if self.works or self.method.rule is None:
             stages = self.pipeline.written() if self.pipeline is not None else []
             self.plan.guard(stages + [(position, array) for group in self.groups if group.method.whole
                                       for position in group.positions for array in self.arrays[position].values()])
@@ -330,8 +338,8 @@ class Engine(Threaded):
                 break
         answers = [self.answer(*cohort) for cohort in cohorts]
         if plan.unready:
-            self.give_states(plan.missing())
-        if self.works:
+            self.give_missing()
+        if self.works or after is not None:
             self.make_whole(answers, then, after)
         elif self.needs:
             every = [(self.groups[index].method, self.groups[index].settings, step) for index, step, _ in cohorts]
@@ -487,6 +495,7 @@ class Engine(Threaded):
     def set_stages(self, stages):
         """Sets the stages; the plan is taken."""
         self.pipeline = self.pipelines()(self, stages, self.pipeline)
+        self.states_changed()
 
     def pipelines(self):
         """The class of this method's stages."""

@@ -281,7 +281,7 @@ class Pipeline:
         adapted = [self.adapted[variant] for variant in plan.variants()]
         answers, every = engine.answers(course.cohorts, adapted, course.scale, course.limit)
         if plan.unready:
-            engine.give_states(plan.missing())
+            engine.give_missing()
         factors, scalars = self.factors(course, answers, every)
         for stage, place in self.places:
             stage.after(course, place)
