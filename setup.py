@@ -63,6 +63,7 @@ class BuildExt(build_ext):
             for ext in self.extensions:
                 ext.extra_compile_args = [MSVC[flag] for flag in ext.extra_compile_args if flag in MSVC]
         self.extensions = [ext for ext in self.extensions if "parallel" not in ext.name or self.with_openmp(ext)]
+        self.parallel = self.parallel or min(4, os.cpu_count() or 1)  # a compiler takes up to 300 MB
         super().build_extensions()
 
     def with_openmp(self, ext):

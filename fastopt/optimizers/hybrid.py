@@ -89,7 +89,7 @@ class MuonAdamW(Optimizer):
 
     `step`, `bind_grads` and `rebind` take the structure of `params`. A step that raises has changed nothing in either
     part. `state_dict` is `{"muon": ..., "adamw": ...}`, each a checkpoint that the optimizer of that name in
-    torch.optim can load, and the reverse; parameters count within their part there. `num_threads` is of AdamW's part.
+    torch.optim can load, and the reverse; parameters count within their part there. `num_threads` is that of the whole.
 
     >>> import numpy as np, fastopt
     >>> params = {"embedding": np.ones((4, 2)), "weight": np.ones((2, 2)), "bias": np.zeros(2)}
