@@ -190,7 +190,7 @@ class Calls:
                 self.count -= len(other.plan) + CALL
 
 
-def door(method):
+def function_of(method):
     """The function of one method."""
     calls = CALLS[method.__name__.lower()] = Calls(method)
     known, resume, numbers = calls.known, calls.resume, calls.numbers
@@ -275,10 +275,10 @@ def __getattr__(name: str) -> Callable[..., None]:
 
 
 CALLS: dict[str, Calls] = {}
-DOORS = {
-    name.lower(): door(method)
+FUNCTIONS = {
+    name.lower(): function_of(method)
     for name, method in vars(optimizers).items()
     if isinstance(method, type) and issubclass(method, Optimizer) and getattr(method, "rule", None)
 }
-globals().update(DOORS)
-__all__ = list(DOORS)
+globals().update(FUNCTIONS)
+__all__ = list(FUNCTIONS)

@@ -2,8 +2,8 @@
 
 import math
 
-from ..checks import real
-from .stage import Stage, optional, refuse_complex
+from ..checks import optional, real
+from .stage import Stage, refuse_complex
 
 
 def interval(name, value):

@@ -5,8 +5,8 @@ Shazeer, Stern 2018, arXiv 1804.04235; StableAdamW: Wortsman et al. 2023, arXiv 
 
 import numpy as np
 
-from ..checks import positive
-from .stage import Stage, optional
+from ..checks import optional, positive
+from .stage import Stage
 
 
 class ClipUpdate(Stage):

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from ..checks import check_matches, positive
-from .stage import Stage, optional
+from ..checks import check_matches, optional, positive
+from .stage import Stage
 
 
 def patterns_or_dimensions(name, value):

@@ -3,9 +3,9 @@
 Zhang et al. 2019, arXiv 1907.08610.
 """
 
-from ..checks import at_least_one, pair
+from ..checks import at_least_one, optional, pair
 from ..kernels.arrays import owned
-from .stage import Stage, optional
+from .stage import Stage
 
 
 def steps_and_share(name, value):

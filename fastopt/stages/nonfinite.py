@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from ..checks import at_least_one, one_of
-from .stage import Stage, optional
+from ..checks import at_least_one, one_of, optional
+from .stage import Stage
 
 policies = one_of("propagate", "skip", "raise")
 

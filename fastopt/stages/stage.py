@@ -4,11 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 
-def optional(check):
-    """A check that lets None through."""
-    return lambda name, value: None if value is None else check(name, value)
-
-
 def has_complex(engine):
     return any(param.dtype.kind == "c" for param in engine.plan.params)
 
